@@ -1,0 +1,1 @@
+"""One call for market data: Redis, else PostgreSQL, else the broker."""

@@ -1,0 +1,319 @@
+"""Every port of the library, each with its post-conditions.
+
+The reader and the planner see these and nothing of Redis, PostgreSQL, Alpaca or Yahoo. One
+contract suite per port runs against every implementation (``tests/contracts``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from marketdata.clock import Deadline
+from marketdata.errors import MarketDataError
+from marketdata.spans import Span
+from marketdata.types import Bars, SeriesKey, Split, Timeframe
+
+# --------------------------------------------------------------------------------------- cache
+
+
+@dataclass(frozen=True, slots=True)
+class CachedBlock:
+    """The newest bars of one series and the span for which they are complete."""
+
+    covered: Span
+    revision: int
+    """The store's series revision these bars were read at."""
+    bars: Bars
+
+
+class BarCache(Protocol):
+    """Short-lived copies of the newest bars. No method raises for a cache that is down or damaged."""
+
+    def get(self, keys: Sequence[SeriesKey]) -> dict[SeriesKey, CachedBlock]:
+        """Return the valid blocks; whatever is absent, damaged, old, foreign or below its
+        symbol's revision floor is left out (and removed where it is damaged)."""
+        ...
+
+    def put(self, blocks: Mapping[SeriesKey, CachedBlock], ttl: Mapping[SeriesKey, float]) -> None:
+        """Store blocks for `ttl` seconds each. A block never replaces one of a higher revision,
+        nor goes below the floor of its symbol."""
+        ...
+
+    def raise_floor(self, revisions: Mapping[SeriesKey, int]) -> None:
+        """Make every block of these series with a lower revision a miss, before the store commits."""
+        ...
+
+
+# --------------------------------------------------------------------------------------- store
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesState:
+    """What the store knows about a series."""
+
+    coverage: list[Span] = field(default_factory=list)
+    """Normal list: the spans for which the provider has answered completely."""
+    revision: int = 0
+    """Grows with every commit that changed bars or coverage; 0 for a series never written."""
+    settled_until: int | None = None
+    """Bars before this instant were observed after the provider's own early corrections."""
+    first_bar: int | None = None
+    last_bar: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Bars of one series and the span they answer completely, to be stored together."""
+
+    key: SeriesKey
+    bars: Bars
+    covered: Span
+    observed_us: int
+    """Market time at which the provider was asked; stage and revision derive from it."""
+    settled_until: int | None = None
+    final_until: int | None = None
+    """Bars before this instant belong to sessions whose correction period is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    key: SeriesKey
+    span: Span
+
+
+class BeforeCommit(Protocol):
+    def __call__(self, revisions: Mapping[SeriesKey, int], /) -> None: ...
+
+
+class BarStore(Protocol):
+    """The durable tier. Every method may raise `StoreError`."""
+
+    @property
+    def epoch(self) -> int:
+        """A number drawn when the schema was made: blocks of another store never match."""
+        ...
+
+    def states(self, keys: Sequence[SeriesKey]) -> dict[SeriesKey, SeriesState]:
+        """Return the state of every key; a series never written has the empty state."""
+        ...
+
+    def read(
+        self, requests: Sequence[ReadRequest]
+    ) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
+        """Return state and bars of each request from one snapshot.
+
+        Bars are ascending, unique, labelled within the request's span, and own their memory.
+        """
+        ...
+
+    def commit(
+        self, commits: Sequence[Commit], before_commit: BeforeCommit | None = None
+    ) -> dict[SeriesKey, int]:
+        """Store bars and coverage of all `commits` in one transaction; return new revisions.
+
+        A stored bar is replaced only by a higher revision with other values. Coverage is merged
+        in SQL, so that concurrent writers lose nothing. `before_commit` is called with the new
+        revisions after the writes and before COMMIT. On any error nothing is stored.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FlightTicket:
+    """A claim on fetching some series: those we lead, and those somebody else already fetches."""
+
+    id: str
+    led: list[SeriesKey]
+    others: dict[SeriesKey, str]
+    """Series in flight elsewhere, each with the id of the flight to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlightOutcome:
+    """What became of a flight: ``error`` is None where it landed."""
+
+    error: MarketDataError | None = None
+    span: Span | None = None
+    """The span the flight was asked for: its error concerns this span only."""
+    lost: bool = False
+    """The flight's lease ran out, or its record is gone: nobody knows; start anew."""
+
+
+class FlightLog(Protocol):
+    """Cross-process single flight: at most one live lease per series, times by the store's clock."""
+
+    def board(self, keys: Sequence[SeriesKey], span: Span, lease: float) -> FlightTicket:
+        """Claim each key that is not in flight (or whose lease ran out), in one statement."""
+        ...
+
+    def renew(self, ticket: FlightTicket, lease: float) -> bool:
+        """Extend the lease; False where it was lost to somebody else."""
+        ...
+
+    def land(self, ticket: FlightTicket, error: MarketDataError | None) -> None:
+        """End the flight and leave its outcome for those who wait. Idempotent."""
+        ...
+
+    def outcome(self, flights: Mapping[SeriesKey, str]) -> dict[SeriesKey, FlightOutcome]:
+        """Return the outcomes of those flights that have ended."""
+        ...
+
+
+class RateBudget(Protocol):
+    """One request budget per credential, shared by every process on the same store."""
+
+    def take(self, credential: str, limit_per_minute: int) -> float:
+        """Take one request from the budget.
+
+        Returns
+        -------
+        float
+            0.0 if granted; otherwise the seconds to wait before asking again (nothing taken).
+        """
+        ...
+
+    def pause(self, credential: str, seconds: float) -> None:
+        """Grant nothing for `seconds`: the broker said when it will answer again."""
+        ...
+
+
+class ActionStore(Protocol):
+    """Corporate actions, kept with the time they were fetched. Every method may raise `StoreError`."""
+
+    def splits(self, provider: str, symbols: Sequence[str]) -> dict[str, list[Split]]:
+        """Return the known splits of each symbol, ascending by ex-date."""
+        ...
+
+    def checked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[Span, int]]:
+        """Return, for symbols ever asked, the ex-date span asked and the market time of asking."""
+        ...
+
+    def record(
+        self,
+        provider: str,
+        splits: Mapping[str, Sequence[Split]],
+        asked: Span,
+        observed_us: int,
+    ) -> None:
+        """Store what the broker answered for every symbol of `splits` over `asked`: new splits
+        are added, changed ones corrected, in one transaction with the span asked."""
+        ...
+
+
+# -------------------------------------------------------------------------------------- broker
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTimeframe:
+    """One way to obtain a timeframe: fetch `base` (and derive), for bars up to `max_age` old."""
+
+    base: Timeframe
+    max_age: int | None
+    """Microseconds before now; None reaches back for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a broker can give, so that planning needs no special cases."""
+
+    bases: Mapping[Timeframe, tuple[BaseTimeframe, ...]]
+    """For each timeframe the ways to obtain it, best first."""
+    max_span: Mapping[Timeframe, int | None]
+    """Longest span of one request by base timeframe, microseconds; None is unlimited."""
+    settle_delay: int
+    """Microseconds after an intraday bar's end before it may be taken as closed."""
+    daily_settle_delay: int
+    """Microseconds after the session's close before its daily bar may be taken as closed."""
+    feeds: tuple[str, ...]
+    batch_symbols: int
+    """Most symbols in one request."""
+    page_rows: int
+    """Bars in one full page, for estimating calls."""
+    quotes: bool
+    """Whether trades, quotes and snapshots can be had."""
+    earliest: int
+    """No bar is older than this (microseconds UTC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BarsRequest:
+    """One walk: bars of one base timeframe for several symbols over one span."""
+
+    symbols: tuple[str, ...]
+    timeframe: Timeframe
+    span: Span
+    feed: str
+
+
+@dataclass(frozen=True, slots=True)
+class BarsPage:
+    """One finished page of a walk.
+
+    `proven` is what this page adds to what is known completely: whole symbols before the page's
+    last one, and that one up to and including its last bar; the final page proves the rest.
+    """
+
+    bars: Mapping[str, Bars]
+    """As the broker gave them, mapped to our symbols and basis (raw prices); not yet gated."""
+    proven: Mapping[str, Span]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Symbols the broker refuses to parse, with its words; nothing is proven of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolVerdict:
+    """What the assets endpoint says: known True or False, or None where it gave no verdict."""
+
+    known: bool | None
+    name: str | None = None
+
+
+class Broker(Protocol):
+    """A source of bars. Raises `BrokerError`, `DataUnavailableError`; never returns an error as no data.
+
+    Every method keeps to its deadline, retries transient errors only, and spends the shared
+    rate budget for each request it sends.
+    """
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def default_feed(self) -> str: ...
+
+    def capabilities(self, feed: str) -> Capabilities:
+        """Return what can be had now; a refusal of recent data, once learnt, changes it."""
+        ...
+
+    def pages(self, request: BarsRequest, deadline: Deadline) -> Iterator[BarsPage]:
+        """Walk the pages of one request; stopping early is allowed at any page."""
+        ...
+
+    def splits(
+        self, symbols: Sequence[str], span: Span, deadline: Deadline
+    ) -> dict[str, list[Split]]:
+        """Return the splits with an ex-date in `span` for every symbol asked."""
+        ...
+
+    def verdict(self, symbol: str, deadline: Deadline) -> SymbolVerdict:
+        """Ask whether `symbol` exists. Only a definite answer is a verdict."""
+        ...
+
+    def symbols(self, deadline: Deadline) -> list[str]:
+        """Return known symbols for suggestions; empty where there is no list."""
+        ...
+
+    def latest(
+        self, kind: str, symbols: Sequence[str], feed: str, deadline: Deadline
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return the newest ``bar``, ``trade``, ``quote`` or ``snapshot`` by symbol, as plain
+        mappings; a symbol without one is absent.
+
+        Raises
+        ------
+        DataUnavailableError
+            The broker has no such data; a retry does not help.
+        """
+        ...
