@@ -1,1 +1,185 @@
-"""One call for market data: Redis, else PostgreSQL, else the broker."""
+"""marketdata: one call for market data. Redis, else PostgreSQL, else the broker.
+
+>>> import marketdata as md
+>>> md.get_bars("AAPL", "1min", limit=500)  # doctest: +SKIP
+
+The functions here are the methods of a default `Client`, configured by `configure` or by
+``MARKETDATA_`` variables; `connect` gives a client of your own. Importing this module is cheap:
+drivers are loaded with the first call that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from marketdata.errors import (
+    AuthenticationError,
+    BrokerError,
+    BrokerResponseError,
+    BrokerTimeoutError,
+    BrokerUnavailableError,
+    CacheError,
+    ConfigurationError,
+    DataQualityError,
+    DataUnavailableError,
+    InvalidRangeError,
+    InvalidSymbolError,
+    InvalidTimeframeError,
+    MarketDataError,
+    MissingDependencyError,
+    NaiveTimestampError,
+    RateLimitError,
+    RequestError,
+    SchemaError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    UnknownSymbolError,
+    UnsupportedRequestError,
+)
+from marketdata.warning_types import (
+    MarketDataWarning,
+    MissingSymbolsWarning,
+    ProviderWarning,
+    SplitInRangeWarning,
+)
+
+if TYPE_CHECKING:
+    from marketdata.api import configure, default_client
+    from marketdata.client import Client, connect
+    from marketdata.config import Settings
+    from marketdata.explaining import Plan
+    from marketdata.latest import Bar, Quote, Trade
+    from marketdata.types import Interval, Split, Timeframe
+
+    _client = default_client()
+    get_bars = _client.get_bars
+    get_indicators = _client.get_indicators
+    get_latest_bar = _client.get_latest_bar
+    get_latest_trade = _client.get_latest_trade
+    get_latest_quote = _client.get_latest_quote
+    get_snapshots = _client.get_snapshots
+    follow = _client.follow
+    subscribe = _client.subscribe
+    unsubscribe = _client.unsubscribe
+    coverage = _client.coverage
+    gaps = _client.gaps
+    explain = _client.explain
+    plot = _client.plot
+    provenance = _client.provenance
+    indicators = _client.indicators
+    stats = _client.stats
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "configure": "api",
+    "default_client": "api",
+    "Client": "client",
+    "connect": "client",
+    "Settings": "config",
+    "Plan": "explaining",
+    "Bar": "latest",
+    "Quote": "latest",
+    "Trade": "latest",
+    "Interval": "types",
+    "Split": "types",
+    "Timeframe": "types",
+}
+_METHODS = frozenset(
+    {
+        "coverage",
+        "explain",
+        "follow",
+        "gaps",
+        "get_bars",
+        "get_indicators",
+        "get_latest_bar",
+        "get_latest_quote",
+        "get_latest_trade",
+        "get_snapshots",
+        "indicators",
+        "plot",
+        "provenance",
+        "stats",
+        "subscribe",
+        "unsubscribe",
+    }
+)
+
+__all__ = [
+    "AuthenticationError",
+    "Bar",
+    "BrokerError",
+    "BrokerResponseError",
+    "BrokerTimeoutError",
+    "BrokerUnavailableError",
+    "CacheError",
+    "Client",
+    "ConfigurationError",
+    "DataQualityError",
+    "DataUnavailableError",
+    "Interval",
+    "InvalidRangeError",
+    "InvalidSymbolError",
+    "InvalidTimeframeError",
+    "MarketDataError",
+    "MarketDataWarning",
+    "MissingDependencyError",
+    "MissingSymbolsWarning",
+    "NaiveTimestampError",
+    "Plan",
+    "ProviderWarning",
+    "Quote",
+    "RateLimitError",
+    "RequestError",
+    "SchemaError",
+    "Settings",
+    "Split",
+    "SplitInRangeWarning",
+    "StoreError",
+    "StoreReadOnlyError",
+    "StoreUnavailableError",
+    "Timeframe",
+    "Trade",
+    "UnknownSymbolError",
+    "UnsupportedRequestError",
+    "__version__",
+    "configure",
+    "connect",
+    "coverage",
+    "default_client",
+    "explain",
+    "follow",
+    "gaps",
+    "get_bars",
+    "get_indicators",
+    "get_latest_bar",
+    "get_latest_quote",
+    "get_latest_trade",
+    "get_snapshots",
+    "indicators",
+    "plot",
+    "provenance",
+    "stats",
+    "subscribe",
+    "unsubscribe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(f"marketdata.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _METHODS:
+        # Looked up each time: `configure` replaces the default client.
+        from marketdata.api import default_client
+
+        return getattr(default_client(), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ from marketdata.spans import Span
 from marketdata.types import DAY, HOUR, Bools, Int64s
 
 Hours = Literal["regular", "extended", "daily"]
-"""Which part of a session counts as trading time: ``daily`` is the whole exchange day."""
+"""Which part of a session counts as trading time: ``daily`` is exchange midnight to the close."""
 
 FIRST_YEAR: Final = 1980
 _EXTENDED_OPEN: Final = 4 * HOUR
@@ -65,7 +65,7 @@ class TradingCalendar:
         self._ends: dict[Hours, list[int]] = {
             "regular": self.close.tolist(),
             "extended": self.extended_close.tolist(),
-            "daily": (self.midnight + DAY).tolist(),
+            "daily": self.close.tolist(),
         }
 
     @classmethod
@@ -94,7 +94,7 @@ class TradingCalendar:
     @property
     def horizon(self) -> int:
         """End of the last session's day, microseconds UTC: nothing is known beyond."""
-        return self._ends["daily"][-1]
+        return self._starts["daily"][-1] + DAY
 
     def trading_spans(self, span: Span, hours: Hours) -> list[Span]:
         """Return the trading time inside `span`, one span a session, clipped to `span`."""
@@ -169,11 +169,13 @@ class TradingCalendar:
         if not len(timestamps):
             return np.zeros(0, np.bool_)
         index = self.session_index(timestamps)
-        starts = {"regular": self.open, "extended": self.extended_open, "daily": self.midnight}[hours]
+        starts = {"regular": self.open, "extended": self.extended_open, "daily": self.midnight}[
+            hours
+        ]
         ends = {
             "regular": self.close,
             "extended": self.extended_close,
-            "daily": self.midnight + DAY,
+            "daily": self.close,
         }[hours]
         inside = (timestamps >= starts[index]) & (timestamps < ends[index])
         return np.asarray(inside & (index >= 0), np.bool_)
@@ -233,5 +235,3 @@ def calendar_for(exchange: str, now_us: int) -> TradingCalendar:
             found = TradingCalendar.build(exchange, (latest + timedelta(days=400)).date())
             _built[exchange] = found
         return found
-
-

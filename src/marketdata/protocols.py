@@ -24,25 +24,39 @@ class CachedBlock:
 
     covered: Span
     revision: int
-    """The store's series revision these bars were read at."""
+    """The store's revision of the base series at which these bars were read."""
     bars: Bars
+    base: Timeframe | None = None
+    """Timeframe of the stored series the bars were derived from; None is the block's own."""
+    fetched_us: int | None = None
+    """Market time at which the provider last answered for the stored series."""
 
 
 class BarCache(Protocol):
     """Short-lived copies of the newest bars. No method raises for a cache that is down or damaged."""
 
-    def get(self, keys: Sequence[SeriesKey]) -> dict[SeriesKey, CachedBlock]:
-        """Return the valid blocks; whatever is absent, damaged, old, foreign or below its
-        symbol's revision floor is left out (and removed where it is damaged)."""
+    def get(
+        self, keys: Sequence[SeriesKey], base: Timeframe | None = None
+    ) -> dict[SeriesKey, CachedBlock]:
+        """Return the valid blocks derived from the stored series of timeframe `base` (None: of
+        the key's own timeframe).
+
+        Whatever is absent, damaged, old, of another store, or below the revision floor of its
+        base series is left out (and removed where it is damaged), and so is a block whose floor
+        the cache has lost. The arrays are read-only.
+        """
         ...
 
     def put(self, blocks: Mapping[SeriesKey, CachedBlock], ttl: Mapping[SeriesKey, float]) -> None:
-        """Store blocks for `ttl` seconds each. A block never replaces one of a higher revision,
-        nor goes below the floor of its symbol."""
+        """Store blocks for about `ttl` seconds each, a day at most. A block never replaces one of
+        a higher revision, nor goes below the floor of its base series; it raises that floor to
+        its own revision."""
         ...
 
     def raise_floor(self, revisions: Mapping[SeriesKey, int]) -> None:
-        """Make every block of these series with a lower revision a miss, before the store commits."""
+        """Make every block read or derived from these stored series at a lower revision a miss,
+        before the store commits. Where the cache cannot be reached this is logged and made good
+        when it comes back; what other processes serve meanwhile is bounded by the blocks' ttl."""
         ...
 
 
@@ -61,6 +75,8 @@ class SeriesState:
     """Bars before this instant were observed after the provider's own early corrections."""
     first_bar: int | None = None
     last_bar: int | None = None
+    fetched_us: int | None = None
+    """Market time at which the provider last answered for this series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +115,7 @@ class BarStore(Protocol):
         """Return the state of every key; a series never written has the empty state."""
         ...
 
-    def read(
-        self, requests: Sequence[ReadRequest]
-    ) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
+    def read(self, requests: Sequence[ReadRequest]) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
         """Return state and bars of each request from one snapshot.
 
         Bars are ascending, unique, labelled within the request's span, and own their memory.
@@ -260,6 +274,9 @@ class BarsPage:
     proven: Mapping[str, Span]
     refused: Mapping[str, str] = field(default_factory=dict)
     """Symbols the broker refuses to parse, with its words; nothing is proven of them."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out before the gates, by reason: ``wrong_symbol``, ``unreadable``,
+    ``out_of_window``."""
 
 
 @dataclass(frozen=True, slots=True)

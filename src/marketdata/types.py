@@ -118,9 +118,7 @@ def _parse_timeframe(text: str) -> Timeframe:
     try:
         return Timeframe(name)
     except ValueError:
-        raise InvalidTimeframeError(
-            f"unknown timeframe {text!r}", cure=_TIMEFRAME_CURE
-        ) from None
+        raise InvalidTimeframeError(f"unknown timeframe {text!r}", cure=_TIMEFRAME_CURE) from None
 
 
 _SYMBOL: Final = re.compile(r"[A-Z][A-Z0-9]{0,9}(?:\.[A-Z0-9]{1,4}){0,2}")

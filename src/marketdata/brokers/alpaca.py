@@ -1,0 +1,534 @@
+"""Alpaca behind the `Broker` port, through alpaca-py in raw mode.
+
+alpaca-py signs and addresses the requests; pages, waits, time-outs and errors are ours: its own
+page loop throws finished pages away on an error, its retry sleeps a fixed 3 s whatever the answer
+says, and it has no time-outs. Only 1min and 1day are fetched; everything coarser is derived.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from requests.exceptions import RequestException
+
+from marketdata.brokers.alpaca_walk import PAGE_ROWS, TIMEFRAMES, PageWalk
+from marketdata.brokers.alpaca_wire import (
+    LATEST_PATHS,
+    NOT_ENTITLED,
+    SPLIT_TYPES,
+    error_of_status,
+    is_recent_refusal,
+    may_be_a_symbol,
+    one_a_day,
+    parse_latest,
+    parse_split,
+    refused_by,
+    retry_after,
+    words_of,
+)
+from marketdata.brokers.resilience import Caller, CircuitBreaker, RequestGate
+from marketdata.brokers.transport import BoundSession, Transport, translate
+from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.clock import Clock, Deadline, SystemClock, from_micros
+from marketdata.errors import (
+    AuthenticationError,
+    BrokerResponseError,
+    DataUnavailableError,
+    MarketDataError,
+)
+from marketdata.protocols import (
+    BarsPage,
+    BarsRequest,
+    BaseTimeframe,
+    Capabilities,
+    RateBudget,
+    SymbolVerdict,
+)
+from marketdata.spans import Span
+from marketdata.types import MINUTE, SECOND, Split, Timeframe
+
+DATA_URL: Final = "https://data.alpaca.markets"
+TRADING_URL: Final = "https://paper-api.alpaca.markets"
+FEEDS: Final = ("sip", "iex", "otc", "boats")
+LATEST_FEEDS: Final = (*FEEDS, "delayed_sip", "overnight")
+"""Feeds of the latest endpoints (source: OpenAPI ``stock_latest_feed``)."""
+BATCH_SYMBOLS: Final = 500
+
+_SETTLE: Final = 3 * SECOND
+_RECENT_REFUSED: Final = 16 * MINUTE
+_DAILY_SETTLE: Final = 20 * MINUTE
+_FIRST_OF_2016: Final = 1_451_624_400 * SECOND  # New York midnight
+_FIRST_OF_1980: Final = 315_550_800 * SECOND
+_PROCESSED_BEFORE: Final = timedelta(days=30)
+_PROCESSED_AFTER: Final = timedelta(days=60)
+_MOST_NARROWING: Final = 64
+_ASSETS_KEPT: Final = 3600.0
+
+_BASES: Final = {
+    timeframe: (BaseTimeframe(Timeframe.MIN_1 if timeframe.intraday else Timeframe.DAY_1, None),)
+    for timeframe in Timeframe
+}
+
+
+class AlpacaBroker:
+    """Bars, splits, latest data and assets from Alpaca, or from whatever speaks like it.
+
+    Safe for many threads at once, and after a fork.
+
+    Parameters
+    ----------
+    key_id, secret_key : str
+        Appear in the headers of requests and nowhere else.
+    data_url, trading_url : str or None
+        None is Alpaca's own; the trading URL follows a foreign data URL.
+    provider : str
+        Where the data comes from, part of every key: ``alpaca``, ``sandbox`` or a host.
+    feed : str
+        The default feed.
+    clock : Clock
+        Market time.
+    budget : RateBudget or None
+        Shared by every process with the same key; None counts nothing.
+    rate_limit : int
+        Requests a minute, until the broker's headers say otherwise.
+    timeouts : tuple of float
+        Seconds to connect, and between two reads.
+    on_notice : callable, optional
+        Takes one sentence the user should see once.
+
+    Raises
+    ------
+    AuthenticationError
+        A key is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        key_id: str,
+        secret_key: str,
+        data_url: str | None = None,
+        trading_url: str | None = None,
+        provider: str = "alpaca",
+        feed: str = "sip",
+        clock: Clock,
+        budget: RateBudget | None = None,
+        rate_limit: int = 200,
+        timeouts: tuple[float, float] = (3.0, 15.0),
+        on_notice: Callable[[str], None] | None = None,
+    ) -> None:
+        if not key_id or not secret_key:
+            raise AuthenticationError("Alpaca needs a key id and a secret key")
+        self._provider = provider
+        self._feed = feed
+        self._clock = clock
+        self._on_notice = on_notice
+        self._delayed: set[str] = set()
+        self._assets: tuple[float, list[str]] | None = None
+        data = (data_url or DATA_URL).rstrip("/")
+        trading = (trading_url or (TRADING_URL if data == DATA_URL else data)).rstrip("/")
+        digest = hashlib.sha256(f"{provider}:{key_id}".encode()).hexdigest()[:16]
+        transport = Transport(timeouts=timeouts)
+        keys = _Keys(key_id, secret_key)
+        self._data = _Endpoint(data, keys, transport, _caller(digest, rate_limit, budget))
+        # The trading API counts its own 200 requests a minute and can be down on its own.
+        self._trading = self._data
+        if urlsplit(trading).netloc != urlsplit(data).netloc:
+            caller = _caller(f"{digest}-trading", 200, budget)
+            self._trading = _Endpoint(trading, keys, transport, caller)
+
+    def __repr__(self) -> str:
+        return f"AlpacaBroker({self._provider!r}, {self._data.url!r}, feed={self._feed!r})"
+
+    @property
+    def provider(self) -> str:
+        return self._provider
+
+    @property
+    def default_feed(self) -> str:
+        return self._feed
+
+    def capabilities(self, feed: str) -> Capabilities:
+        """Return what `feed` can give now.
+
+        Raises
+        ------
+        DataUnavailableError
+            No such feed, or one without history; a retry does not help.
+        """
+        _require_feed(feed, FEEDS)
+        return Capabilities(
+            bases=_BASES,
+            max_span={Timeframe.MIN_1: None, Timeframe.DAY_1: None},
+            settle_delay=_RECENT_REFUSED if feed in self._delayed else _SETTLE,
+            daily_settle_delay=_DAILY_SETTLE,
+            feeds=FEEDS,
+            batch_symbols=BATCH_SYMBOLS,
+            page_rows=PAGE_ROWS,
+            quotes=True,
+            # Source: Alpaca "Historical Data": bars are complete from 2016. A foreign host may
+            # have more.
+            earliest=_FIRST_OF_2016 if self._provider == "alpaca" else _FIRST_OF_1980,
+        )
+
+    def health(self) -> dict[str, str | int | None]:
+        """Return breaker state and request allowance, as last seen; asks nothing."""
+        gate = self._data.caller.gate
+        return {
+            "breaker": self._data.caller.breaker.state,
+            "requests_per_minute": gate.limit,
+            "requests_left": self._data.requests_left,
+        }
+
+    # -------------------------------------------------------------------------------- bars
+
+    def pages(self, request: BarsRequest, deadline: Deadline) -> Iterator[BarsPage]:
+        """Walk the pages of one request; stopping early is allowed at any page.
+
+        A symbol the broker will not parse is reported in `BarsPage.refused` and the others are
+        asked without it; where the broker does not name it, it is found by halving.
+
+        Raises
+        ------
+        DataUnavailableError
+            Not entitled. ``facts["settle_delay"]`` (seconds) says that the same request can be
+            made for bars that much older: plan again.
+        BrokerError
+            After bounded retries where that could help.
+        """
+        _require_feed(request.feed, FEEDS)
+        if request.timeframe not in TIMEFRAMES:
+            raise DataUnavailableError(
+                f"{request.timeframe} is not fetched from alpaca",
+                cure="fetch 1min or 1day and derive it",
+            )
+        if request.span.empty or not request.symbols:
+            return
+        narrowing = _Narrowing(request.symbols)
+        while (symbols := narrowing.next_group()) is not None:
+            walk = PageWalk(symbols, request, self._calendar())
+            while not walk.finished:
+                try:
+                    answer = self._get_bars(walk, request.feed, deadline)
+                except BrokerResponseError as error:
+                    if walk.begun or error.facts.get("status") not in (400, 422):
+                        raise
+                    narrowing.without(symbols, error)
+                    break
+                page = walk.take(answer)
+                narrowing.answered = True
+                yield replace(page, refused=narrowing.pop_refused())
+        refused = narrowing.finish()
+        if refused:
+            yield BarsPage({}, {}, refused)
+
+    def _get_bars(self, walk: PageWalk, feed: str, deadline: Deadline) -> object:
+        return self._get_data("/stocks/bars", walk.params(), feed, deadline)
+
+    def _get_data(
+        self, path: str, params: Mapping[str, str | int], feed: str, deadline: Deadline
+    ) -> object:
+        try:
+            return self._data.get(path, params, deadline)
+        except DataUnavailableError as error:
+            status = error.facts.get("status")
+            if not isinstance(status, int) or not is_recent_refusal(status, error.message):
+                raise
+            refusal = self._learn_delay(feed, error)
+        raise refusal
+
+    def _learn_delay(self, feed: str, error: DataUnavailableError) -> DataUnavailableError:
+        """Remember for this key that the feed's last quarter of an hour is not to be had."""
+        first = feed not in self._delayed
+        self._delayed.add(feed)
+        if first and self._on_notice is not None:
+            self._on_notice(
+                f"this Alpaca key has no right to the last 15 minutes of {feed}: "
+                "bars arrive 16 minutes late"
+            )
+        return DataUnavailableError(
+            error.message,
+            cure=f"ask for bars older than 16 minutes; feed='delayed_sip' has later trades and "
+            f"quotes, and feed='iex' is another, thinner source than {feed!r}",
+            status=403,
+            reason=NOT_ENTITLED,
+            settle_delay=_RECENT_REFUSED / SECOND,
+        )
+
+    # ----------------------------------------------------------------------------- actions
+
+    def splits(
+        self, symbols: Sequence[str], span: Span, deadline: Deadline
+    ) -> dict[str, list[Split]]:
+        """Return the splits with an ex-date in `span` for every symbol asked, ascending.
+
+        The endpoint filters by the day an action was processed, which can be weeks from its
+        ex-date: 30 days before and 60 days after the span are asked too.
+        """
+        calendar = self._calendar()
+        now = from_micros(self._clock.now_us())
+        first = from_micros(span.start).astimezone(calendar.zone).date() - _PROCESSED_BEFORE
+        last = min(from_micros(span.end), now).astimezone(calendar.zone).date() + _PROCESSED_AFTER
+        found: dict[str, dict[str, Split]] = {s: {} for s in symbols}
+        for at in range(0, len(symbols), BATCH_SYMBOLS):
+            batch = sorted(symbols[at : at + BATCH_SYMBOLS])
+            params: dict[str, str | int] = {
+                "symbols": ",".join(batch),
+                "types": ",".join(SPLIT_TYPES.values()),
+                "start": first.isoformat(),
+                "end": max(first, last).isoformat(),
+                "limit": 1000,
+                "sort": "asc",
+            }
+            for action in self._actions(params, deadline):
+                symbol, split = parse_split(action, calendar.midnight_of)
+                if symbol in found and span.start <= split.ex_date < span.end:
+                    found[symbol][str(action.get("id") or split)] = split
+        return {s: one_a_day(splits.values()) for s, splits in found.items()}
+
+    def _actions(self, params: dict[str, str | int], deadline: Deadline) -> Iterator[Any]:
+        seen: set[str] = set()
+        while True:
+            answer = self._data.get("/corporate-actions", params, deadline, api_version="v1")
+            kinds = answer.get("corporate_actions") if isinstance(answer, Mapping) else None
+            if not isinstance(answer, Mapping) or not isinstance(kinds, Mapping):
+                raise BrokerResponseError("alpaca: not a page of corporate actions", transient=True)
+            for kind in SPLIT_TYPES:
+                yield from kinds.get(kind) or ()
+            token = answer.get("next_page_token")
+            if token is None:
+                return
+            if not isinstance(token, str) or not token or token in seen:
+                raise BrokerResponseError("alpaca: the page token is empty or repeats")
+            seen.add(token)
+            params = {**params, "page_token": token}
+
+    # ------------------------------------------------------------------------------ assets
+
+    def verdict(self, symbol: str, deadline: Deadline) -> SymbolVerdict:
+        """Ask the assets endpoint whether `symbol` exists; inactive assets do. Never raises.
+
+        Source: Alpaca trading API: 200 with the asset, 404 ``{"code": 40410000, "message": "asset
+        not found for ..."}``. A 404 of another kind, a refused key or silence is no verdict.
+        """
+        try:
+            asset = self._trading.get(f"/assets/{quote(symbol, safe='')}", None, deadline)
+        except MarketDataError as error:
+            unknown = error.facts.get("status") == 404 and "asset" in error.message.lower()
+            return SymbolVerdict(False if unknown else None)
+        if isinstance(asset, Mapping) and asset.get("symbol") == symbol:
+            name = asset.get("name")
+            return SymbolVerdict(True, name if isinstance(name, str) and name else None)
+        return SymbolVerdict(None)
+
+    def symbols(self, deadline: Deadline) -> list[str]:
+        """Return the active US equities, sorted; kept for an hour."""
+        kept = self._assets
+        if kept is None or time.monotonic() - kept[0] > _ASSETS_KEPT:
+            params = {"status": "active", "asset_class": "us_equity"}
+            answer = self._trading.get("/assets", params, deadline)
+            if not isinstance(answer, list):
+                raise BrokerResponseError("alpaca: not a list of assets", transient=True)
+            names = {str(a["symbol"]) for a in answer if isinstance(a, Mapping) and "symbol" in a}
+            kept = self._assets = (time.monotonic(), sorted(names))
+        return list(kept[1])
+
+    # ------------------------------------------------------------------------------ latest
+
+    def latest(
+        self, kind: str, symbols: Sequence[str], feed: str, deadline: Deadline
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return the newest ``bar``, ``trade``, ``quote`` or ``snapshot`` by symbol.
+
+        Field names and units: see `alpaca_wire.parse_latest`. A symbol without one, or one the
+        broker will not parse, is absent.
+        """
+        _require_feed(feed, LATEST_FEEDS)
+        if kind not in LATEST_PATHS:
+            raise DataUnavailableError(f"alpaca has no latest {kind!r}")
+        path, wrapper = LATEST_PATHS[kind]
+        found: dict[str, Mapping[str, Any]] = {}
+        for at in range(0, len(symbols), BATCH_SYMBOLS):
+            narrowing = _Narrowing(symbols[at : at + BATCH_SYMBOLS])
+            while (group := narrowing.next_group()) is not None:
+                params = {"symbols": ",".join(sorted(group)), "feed": feed}
+                try:
+                    answer = self._get_data(path, params, feed, deadline)
+                except BrokerResponseError as error:
+                    if error.facts.get("status") not in (400, 422):
+                        raise
+                    narrowing.without(group, error)
+                    continue
+                narrowing.answered = True
+                found.update(_latest_of(kind, answer, wrapper, group))
+            narrowing.finish()
+        return found
+
+    def _calendar(self) -> TradingCalendar:
+        return calendar_for("XNYS", self._clock.now_us())
+
+
+def _latest_of(
+    kind: str, answer: object, wrapper: str | None, group: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    by_symbol = answer
+    if wrapper is not None:
+        by_symbol = answer.get(wrapper) if isinstance(answer, Mapping) else None
+    if not isinstance(by_symbol, Mapping):
+        raise BrokerResponseError(f"alpaca: not an answer of latest {kind}s", transient=True)
+    parsed = {s: parse_latest(kind, by_symbol.get(s)) for s in group}
+    return {s: newest for s, newest in parsed.items() if newest is not None}
+
+
+def _require_feed(feed: str, feeds: Sequence[str]) -> None:
+    if feed not in feeds:
+        raise DataUnavailableError(
+            f"alpaca has no {feed!r} feed for this", cure="use one of: " + ", ".join(feeds)
+        )
+
+
+class _Narrowing:
+    """Finds the symbols of a batch that make the broker refuse all of it."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.answered = False
+        self._groups: list[list[str]] = [list(symbols)]
+        self._refused: dict[str, str] = {}
+        self._suspects: dict[str, BrokerResponseError] = {}
+        self._halvings = 0
+
+    def next_group(self) -> list[str] | None:
+        return self._groups.pop() if self._groups else None
+
+    def without(self, group: Sequence[str], error: BrokerResponseError) -> None:
+        """Take out the symbols `error` names, or halve the group where it names none."""
+        words = error.message
+        named = refused_by(words, group)
+        if named:
+            self._refused.update(dict.fromkeys(named, words))
+            rest = [s for s in group if s not in named]
+            if rest:
+                self._groups.append(rest)
+        elif not may_be_a_symbol(words):
+            raise error
+        elif len(group) == 1:
+            # Alone and refused: its fault if others are answered, else that of the request.
+            self._suspects[group[0]] = error
+        else:
+            self._halvings += 1
+            if self._halvings > _MOST_NARROWING:
+                raise error
+            middle = len(group) // 2
+            self._groups += [list(group[middle:]), list(group[:middle])]
+
+    def pop_refused(self) -> dict[str, str]:
+        refused, self._refused = self._refused, {}
+        return refused
+
+    def finish(self) -> dict[str, str]:
+        """Return the refusals not handed out yet."""
+        refused = self.pop_refused()
+        for symbol, error in self._suspects.items():
+            if not self.answered and "symbol" not in error.message.lower():
+                raise error
+            refused[symbol] = error.message
+        return refused
+
+
+class _Keys:
+    """Key id and secret, kept out of every repr."""
+
+    __slots__ = ("key_id", "secret_key")
+
+    def __init__(self, key_id: str, secret_key: str) -> None:
+        self.key_id = key_id
+        self.secret_key = secret_key
+
+
+def _caller(credential: str, limit: int, budget: RateBudget | None) -> Caller:
+    return Caller(CircuitBreaker("alpaca"), RequestGate(credential, limit, budget))
+
+
+class _Endpoint:
+    """One of Alpaca's hosts, asked through alpaca-py; the seam where foreign errors end."""
+
+    def __init__(self, url: str, keys: _Keys, transport: Transport, caller: Caller) -> None:
+        self.url = url
+        self.caller = caller
+        self.requests_left: int | None = None
+        self._keys = keys
+        self._transport = transport
+        self._client: Any = None
+
+    def get(
+        self,
+        path: str,
+        params: Mapping[str, str | int] | None,
+        deadline: Deadline,
+        *,
+        api_version: str = "v2",
+    ) -> Any:
+        """Return the JSON answer to one GET; raises `MarketDataError` for everything else."""
+        return self.caller.call(lambda: self._send(path, params, api_version, deadline), deadline)
+
+    def _send(
+        self, path: str, params: Mapping[str, str | int] | None, version: str, deadline: Deadline
+    ) -> Any:
+        from alpaca.common.exceptions import APIError
+
+        session = self._transport.within(deadline)
+        client = copy.copy(self._sdk())
+        client._session = session
+        failure: Exception | None = None
+        answer = None
+        try:
+            answer = client.get(path, dict(params or {}), api_version=version)
+        except (APIError, RequestException, ValueError, RecursionError) as error:
+            failure = error
+        # Raised out here, so that no error carries the request and its keys as its context.
+        problem = self._problem(session, failure, deadline)
+        if problem is not None:
+            raise problem
+        return answer
+
+    def _problem(
+        self, session: BoundSession, failure: Exception | None, deadline: Deadline
+    ) -> MarketDataError | None:
+        response = session.response
+        if response is not None:
+            now_seconds = SystemClock().now_us() / SECOND
+            self._learn(response.headers)
+            if response.status_code != 200:
+                secrets = (self._keys.secret_key, self._keys.key_id)
+                words = words_of(response.text[:4000], secrets)
+                wait = retry_after(response.headers, now_seconds)
+                return error_of_status(response.status_code, words, wait)
+        if isinstance(failure, RequestException):
+            return translate(failure, "alpaca", deadline)
+        if failure is not None:
+            return BrokerResponseError("alpaca: the answer cannot be read", transient=True)
+        return None
+
+    def _learn(self, headers: Mapping[str, str]) -> None:
+        limit, left = headers.get("X-RateLimit-Limit"), headers.get("X-RateLimit-Remaining")
+        if limit is not None and limit.isdigit():
+            self.caller.gate.learn(int(limit))
+        if left is not None and left.isdigit():
+            self.requests_left = int(left)
+
+    def _sdk(self) -> Any:
+        """Return alpaca-py's client, imported and made on first use, its own retry off."""
+        if self._client is None:  # made twice at worst: cheaper than a lock that a fork may hold
+            from alpaca.common.rest import RESTClient
+
+            client = RESTClient(self.url, self._keys.key_id, self._keys.secret_key, raw_data=True)
+            client._retry, client._retry_codes = 0, []
+            self._client = client
+        return self._client

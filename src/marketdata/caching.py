@@ -1,0 +1,143 @@
+"""What goes into a cache block, what a block answers, and how long it lives. Pure but for `put`.
+
+A block holds the newest bars the store has, back to the 500th regular one, so that the default
+call hits all day. Freshness is decided by calendar and clock: times to live only bound memory and
+damage.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from marketdata import planning
+from marketdata.calendars import TradingCalendar
+from marketdata.planning import Segment
+from marketdata.protocols import BarCache, CachedBlock, Capabilities, SeriesState
+from marketdata.queries import BarsQuery, select
+from marketdata.spans import Span
+from marketdata.types import Bars, SeriesKey, Timeframe
+
+BLOCK_BARS: Final = 500
+_DAY_SECONDS: Final = 86_400.0
+
+
+def newest_end(
+    query: BarsQuery,
+    base: Timeframe,
+    caps: Capabilities,
+    calendar: TradingCalendar,
+    now_us: int,
+) -> int:
+    """Return the end of the labels the query can be given now: its own, or the closed bars'."""
+    edge = planning.frontier(calendar, base, caps, now_us)
+    if base is not query.timeframe:
+        edge = planning.closed_labels(calendar, query.timeframe, edge)
+    return min(query.window.end, edge)
+
+
+def bars_in_block(
+    query: BarsQuery, block: CachedBlock, end: int, calendar: TradingCalendar
+) -> Bars | None:
+    """Return the query's bars if the block holds all of them up to `end`, else None."""
+    window = query.window
+    hours = planning.stored_hours(query.timeframe)
+    if end > block.covered.end and calendar.trading_spans(Span(block.covered.end, end), hours):
+        return None
+    start = block.covered.start if window.start is None else window.start
+    whole = start >= block.covered.start or not calendar.trading_spans(
+        Span(start, min(end, block.covered.start)), hours
+    )
+    if window.limit is None and not whole:
+        return None
+    bars = select(block.bars.within(Span(start, end)), query, calendar)
+    if window.limit is None or len(bars) == window.limit:
+        return bars
+    return bars if whole and window.start is not None else None
+
+
+def block_span(
+    query: BarsQuery, part: Segment, state: SeriesState, calendar: TradingCalendar
+) -> Span:
+    """Widen a read to a whole cache block, as far as coverage reaches back without a hole."""
+    if part.base is not query.timeframe or part.asked.empty:
+        return part.asked
+    start = planning.limit_start(query.timeframe, part.asked.end, BLOCK_BARS, "regular", calendar)
+    held = [s for s in state.coverage if s.start < part.asked.end]
+    if not held or start >= part.asked.start:
+        return part.asked
+    return Span(min(part.asked.start, max(start, held[-1].start)), part.asked.end)
+
+
+class NewestBlocks:
+    """Collects the blocks that one read can leave in the cache."""
+
+    def __init__(
+        self, query: BarsQuery, caps: Capabilities, calendar: TradingCalendar, now_us: int
+    ) -> None:
+        self._query = query
+        self._calendar = calendar
+        self._base = caps.bases[query.timeframe][0].base
+        edge = planning.frontier(calendar, self._base, caps, now_us)
+        self._edge = edge
+        self._closed = edge
+        if self._base is not query.timeframe:
+            self._closed = planning.closed_labels(calendar, query.timeframe, edge)
+        self._ttl = time_to_live(query.timeframe, self._base, caps, calendar, now_us)
+        self._blocks: dict[SeriesKey, CachedBlock] = {}
+
+    def take(self, key: SeriesKey, part: Segment, state: SeriesState, bars: Bars) -> Bars:
+        """Note the block that `bars` make if they are the newest; return those asked for."""
+        if part.base is self._base and not part.asked.empty and self._newest(part):
+            self._blocks[key] = self._block(part, state, bars)
+        return bars.within(part.labels)
+
+    def _newest(self, part: Segment) -> bool:
+        """Whether no closed bar follows this part."""
+        if part.base is not self._query.timeframe:
+            behind = Span(part.labels.end, self._closed)
+        else:
+            behind = Span(part.asked.end, self._edge)
+        return not self._calendar.trading_spans(behind, planning.stored_hours(part.base))
+
+    def _block(self, part: Segment, state: SeriesState, bars: Bars) -> CachedBlock:
+        timeframe = self._query.timeframe
+        derived = part.base is not timeframe
+        covered = part.labels if derived else part.asked
+        start = covered.start
+        if not derived:
+            span = block_span(self._query, part, state, self._calendar)
+            start = span.start
+        regular = bars.timestamp
+        if timeframe.intraday:
+            regular = regular[self._calendar.mask(regular, "regular")]
+        if len(regular) > BLOCK_BARS:
+            start = max(start, int(regular[-BLOCK_BARS]))
+        kept = bars.within(Span(start, covered.end))
+        base = part.base if derived else None
+        return CachedBlock(Span(start, covered.end), state.revision, kept, base, state.fetched_us)
+
+    def put(self, cache: BarCache) -> None:
+        if self._blocks:
+            cache.put(self._blocks, dict.fromkeys(self._blocks, self._ttl))
+
+
+def time_to_live(
+    timeframe: Timeframe,
+    base: Timeframe,
+    caps: Capabilities,
+    calendar: TradingCalendar,
+    now_us: int,
+) -> float:
+    """Return the seconds until a minute (1min) or five (coarser) after the next bar is due."""
+    grace = 60.0 if timeframe is Timeframe.MIN_1 else 300.0
+    hours = planning.stored_hours(base)
+    if not base.intraday:
+        at = calendar.session_at(now_us - caps.daily_settle_delay)
+        due = calendar.session_span(max(at, 0), "daily").end + caps.daily_settle_delay
+        if due <= now_us:
+            due = calendar.session_span(at + 1, "daily").end + caps.daily_settle_delay
+    elif calendar.is_open(now_us, hours):
+        due = now_us - now_us % timeframe.step + timeframe.step + caps.settle_delay
+    else:
+        due = calendar.next_open(now_us, hours) + timeframe.step + caps.settle_delay
+    return min(_DAY_SECONDS, (due - now_us) / 1e6 + grace)

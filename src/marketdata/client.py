@@ -1,0 +1,657 @@
+"""The client: checks what was asked, reads through the tiers, shapes the answer.
+
+`api` holds the same methods as module functions on a default client.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from datetime import date
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+
+from marketdata import explaining, frames
+from marketdata.adjust import adjust_bars, splits_within
+from marketdata.clock import Deadline, from_micros
+from marketdata.errors import (
+    InvalidSymbolError,
+    MarketDataError,
+    RequestError,
+    UnknownSymbolError,
+    UnsupportedRequestError,
+)
+from marketdata.forming import forming_bar
+from marketdata.progress import progress
+from marketdata.queries import BarsQuery, owned
+from marketdata.ranges import Moment, Window, resolve_window
+from marketdata.reader import Answer, SeriesAnswer
+from marketdata.spans import Span
+from marketdata.types import (
+    COLUMNS,
+    DAY,
+    Adjustment,
+    Bars,
+    Interval,
+    Session,
+    Split,
+    Timeframe,
+    unique_symbols,
+)
+from marketdata.warning_types import MissingSymbolsWarning, SplitInRangeWarning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from marketdata.config import Settings
+    from marketdata.explaining import Plan
+    from marketdata.latest import Bar, Quote, Trade
+    from marketdata.wiring import Runtime
+
+log = logging.getLogger("marketdata")
+
+Symbols = str | Collection[str]
+Missing = Literal["raise", "skip"]
+_SHOWN: Final = 8
+
+
+class Client:
+    """One configured way to the tiers. Thread-safe and fork-safe; servers are started on first use.
+
+    Parameters
+    ----------
+    settings : Settings
+        See `connect`, which reads them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from marketdata.wiring import LazyRuntime
+
+        self._settings = settings
+        self._lazy = LazyRuntime(settings)
+        self._warned: set[str] = set()
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._lazy.get()
+
+    def close(self) -> None:
+        """Close connections and leave the embedded servers. The client may be used again."""
+        self._lazy.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._settings!r})"
+
+    # ---------------------------------------------------------------------------------- bars
+
+    def get_bars(
+        self,
+        symbols: Symbols,
+        timeframe: str = "1day",
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        period: str | None = None,
+        limit: int | None = None,
+        adjustment: Adjustment | None = None,
+        session: Session = "regular",
+        feed: str | None = None,
+        field: str | None = None,
+        missing: Missing = "raise",
+        include_forming: bool = False,
+        tz: str | None = "",
+        as_of: Moment | None = None,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Return bars: from Redis, else PostgreSQL, else the broker, keeping what was fetched.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+            One symbol gives a frame with a DatetimeIndex; any other collection, even of one, a
+            MultiIndex (symbol, timestamp). ``BRK.B``, ``BRK-B`` and ``BRK/B`` are the same.
+        timeframe : str
+            ``1min 5min 15min 30min 1hour 4hour 1day 1week 1month`` or a usual alias.
+        start, end : str, date, datetime or Timestamp, optional
+            Bars labelled (by their open) in ``[start, end)``. ISO dates and `datetime.date` are
+            midnight in the exchange's zone; ``"today"``, ``"now"``, ``"-5d"`` count from now;
+            datetimes must carry a zone. `end` defaults to now.
+        period : str, optional
+            Instead of `start`: ``5d`` (sessions), ``1mo 6mo 1y 2y ytd max``, back from `end`.
+        limit : int, optional
+            The last N closed bars of each symbol, inside the window if there is one. Without any
+            of `start`, `period` and `limit`: the last 500.
+        adjustment : {"raw", "split", "dividend", "all"}, optional
+            Prices as traded (``raw``, the default unless ``MARKETDATA_ADJUSTMENT`` says otherwise)
+            or divided for later splits. ``dividend`` and ``all`` are not served yet.
+        session : {"regular", "extended"}
+            Which hours of intraday bars to return; both are stored.
+        feed : str, optional
+            A feed of the broker (``sip``, ``iex``); the configured one by default.
+        field : str, optional
+            One of the columns: return a matrix timestamp x symbol, NaN where no bar is.
+        missing : {"raise", "skip"}
+            What to do about unknown symbols: raise, naming all of them, or leave them out with
+            one warning.
+        include_forming : bool
+            Append the bar that is still forming, fetched live and never stored.
+        tz : str, optional
+            Zone of the index: an IANA name, ``"exchange"``, or None for naive session dates
+            (daily and coarser). Default UTC (``MARKETDATA_TZ``).
+        as_of : optional
+            Not served yet.
+        timeout : float, optional
+            Seconds the call may take in all (``MARKETDATA_TIMEOUT``, 300 by default).
+
+        Returns
+        -------
+        DataFrame
+            Index: bar open, ``datetime64[us]`` in `tz`, unique and ascending (daily: exchange
+            midnight of the session; week and month: that of their first session). Columns:
+            ``open high low close volume vwap trade_count``, float64, NaN where the source has
+            none, also when empty. A bar is there only where trades were. The frame owns its
+            memory; ``frame.attrs["marketdata"]`` says where it came from.
+
+        Raises
+        ------
+        RequestError
+            The call cannot be answered as written (a retry does not help).
+        UnknownSymbolError
+            The broker's assets endpoint does not know these symbols.
+        DataUnavailableError
+            Not entitled, too old, or not stored while offline.
+        BrokerError, StoreError
+            A tier failed; the transient ones (`error.transient`) are worth a retry, which goes on
+            where this call stopped.
+        """
+        deadline = Deadline(timeout if timeout is not None else self._settings.timeout)
+        request = self._request(
+            symbols, timeframe, start, end, period, limit, adjustment, session, feed, as_of
+        )
+        _check_choice("missing", missing, ("raise", "skip"))
+        if field is not None:
+            _check_choice("field", field, COLUMNS)
+        zone = self._zone(tz, request.query.timeframe)
+        answer, left_out = self._answer(request, missing, deadline)
+        forming = self._append_forming(request, answer, deadline) if include_forming else False
+        self._adjust(request, answer, deadline)
+        frame = self._shape(request, answer, field, zone)
+        return frames.with_provenance(frame, self._facts(request, answer, left_out, forming))
+
+    def _request(
+        self,
+        symbols: Symbols,
+        timeframe: str,
+        start: Moment | None,
+        end: Moment | None,
+        period: str | None,
+        limit: int | None,
+        adjustment: str | None,
+        session: str,
+        feed: str | None,
+        as_of: object,
+    ) -> _Request:
+        names, single = _symbol_list(symbols)
+        parsed = Timeframe.parse(timeframe)
+        chosen = adjustment if adjustment is not None else self._settings.adjustment
+        _check_choice("adjustment", chosen, ("raw", "split", "dividend", "all"))
+        if chosen in ("dividend", "all"):
+            raise UnsupportedRequestError(
+                f"adjustment={chosen!r} needs dividends, which are not kept yet",
+                cure='use adjustment="split", or "raw"',
+            )
+        if as_of is not None:
+            raise UnsupportedRequestError(
+                "as_of= needs the history of revisions and actions, which is not kept yet",
+                cure="leave as_of out; end= cuts the bars at a moment",
+            )
+        _check_choice("session", session, ("regular", "extended"))
+        runtime = self._runtime
+        calendar = runtime.calendar()
+        now_us = runtime.clock.now_us()
+        window = resolve_window(calendar, now_us, start=start, end=end, period=period, limit=limit)
+        query = BarsQuery(
+            runtime.provider,
+            runtime.feed_named(feed),
+            names,
+            parsed,
+            window,
+            cast(Session, session),
+            self._settings.max_lookback * DAY,
+        )
+        return _Request(query, single, cast(Adjustment, chosen), now_us)
+
+    def _answer(
+        self, request: _Request, missing: str, deadline: Deadline
+    ) -> tuple[Answer, list[str]]:
+        """Read, and deal with unknown symbols as asked."""
+        query = request.query
+        runtime = self._runtime
+        label = (
+            f"{len(query.symbols)} x {query.timeframe}" if query.symbols[1:] else query.symbols[0]
+        )
+        with progress(self._settings.progress, label, runtime.expected_bars(query)) as shown:
+            answer = runtime.reader.read(query, deadline, shown)
+        runtime.statistics.count(answer)
+        if answer.unknown and missing == "raise":
+            raise self._unknown(answer.unknown, len(query.symbols), deadline)
+        if answer.unknown:
+            warnings.warn(
+                f"left out unknown symbols: {', '.join(answer.unknown)}",
+                MissingSymbolsWarning,
+                stacklevel=4,
+            )
+        return answer, answer.unknown
+
+    def _unknown(self, names: list[str], asked: int, deadline: Deadline) -> UnknownSymbolError:
+        runtime = self._runtime
+        stored = runtime.known_symbols()
+        hints = []
+        for name in names[:_SHOWN]:
+            nearest = runtime.verdicts.nearest(name, stored, deadline)
+            hints.append(f"{name} (did you mean {' or '.join(nearest)}?)" if nearest else name)
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return UnknownSymbolError(
+            f"{runtime.provider} does not know {', '.join(hints)}{more}",
+            cure='correct them, or leave them out with missing="skip"' if asked > 1 else None,
+            symbols=names,
+        )
+
+    def _append_forming(self, request: _Request, answer: Answer, deadline: Deadline) -> bool:
+        query = request.query
+        if query.window.explicit_end and query.window.end < request.now_us:
+            return False
+        runtime = self._runtime
+        found = forming_bar(
+            runtime.broker, runtime.calendar(), query, list(answer.series), request.now_us, deadline
+        )
+        for symbol, bar in found.items():
+            known = answer.series[symbol]
+            known.bars = Bars.concat(
+                [known.bars.within(Span(-(2**62), int(bar.timestamp[0]))), bar]
+            )
+        return bool(found)
+
+    # ---------------------------------------------------------------------------- adjustment
+
+    def _adjust(self, request: _Request, answer: Answer, deadline: Deadline) -> None:
+        filled = {s: a for s, a in answer.series.items() if len(a.bars)}
+        if not filled:
+            return
+        start = min(int(a.bars.timestamp[0]) for a in filled.values())
+        splits = self._runtime.splits
+        if request.adjustment == "raw":
+            self._warn_of_splits(splits.known(request.query.provider, list(filled)), filled)
+            return
+        known = splits.checked(request.query.provider, list(filled), start, deadline)
+        for symbol, found in filled.items():
+            found.bars = adjust_bars(found.bars, known.get(symbol, []))
+        request.action_version = _action_version(known)
+
+    def _warn_of_splits(
+        self, known: Mapping[str, list[Split]], answers: Mapping[str, SeriesAnswer]
+    ) -> None:
+        for symbol, splits in known.items():
+            if not splits or symbol in self._warned:
+                continue
+            stamps = answers[symbol].bars.timestamp
+            inside = splits_within(splits, Span(int(stamps[0]) + 1, int(stamps[-1]) + DAY))
+            inside = [s for s in inside if stamps[-1] >= s.ex_date]
+            if not inside:
+                continue
+            self._warned.add(symbol)
+            days = ", ".join(f"{s.new:g}:{s.old:g} on {self._date(s.ex_date)}" for s in inside[-3:])
+            warnings.warn(
+                f"raw prices of {symbol} jump at its split {days}; for comparable prices pass "
+                'adjustment="split"',
+                SplitInRangeWarning,
+                stacklevel=4,
+            )
+
+    def _date(self, micros: int) -> date:
+        return from_micros(micros).astimezone(self._runtime.calendar().zone).date()
+
+    # --------------------------------------------------------------------------------- shape
+
+    def _zone(self, tz: str | None, timeframe: Timeframe) -> str | None:
+        if tz == "":
+            tz = self._settings.tz
+        if tz is None:
+            if timeframe.intraday:
+                raise RequestError(
+                    "tz=None gives naive session dates, which intraday bars do not have",
+                    cure='give an IANA name or "exchange"',
+                )
+            return None
+        if tz == "UTC":
+            return tz
+        from zoneinfo import ZoneInfo
+
+        if tz == "exchange":
+            return self._runtime.calendar().zone.key
+        try:
+            return ZoneInfo(tz).key
+        except (KeyError, ValueError, OSError, TypeError):
+            raise RequestError(
+                f"tz={tz!r} is not a time zone", cure='give an IANA name, "exchange" or None'
+            ) from None
+
+    def _shape(
+        self, request: _Request, answer: Answer, field: str | None, zone: str | None
+    ) -> pd.DataFrame:
+        series = {s: a.bars for s, a in answer.series.items()}
+        if zone is None:
+            series = {s: self._dated(b) for s, b in series.items()}
+        if field is not None:
+            order = [s for s in request.query.symbols if s in series]
+            return frames.field_matrix(series, order, field, zone)
+        if not request.single:
+            return frames.multi_frame(series, zone)
+        bars = series.get(request.query.symbols[0])
+        return frames.single_frame(owned(bars) if bars is not None else Bars.empty(), zone)
+
+    def _dated(self, bars: Bars) -> Bars:
+        """Return daily bars labelled by their session's date at 00:00 of no zone."""
+        calendar = self._runtime.calendar()
+        days = calendar.session_index(bars.timestamp)
+        local = (calendar.midnight[days] + DAY // 2) // DAY * DAY
+        return Bars(local, bars.values)
+
+    def _facts(
+        self, request: _Request, answer: Answer, left_out: list[str], forming: bool
+    ) -> Iterable[tuple[str, str | int | float | bool]]:
+        query = request.query
+        runtime = self._runtime
+        tiers: dict[str, int] = {}
+        truncated = 0
+        fetched: list[int] = []
+        for found in answer.series.values():
+            if found.fetched_us is not None:
+                fetched.append(found.fetched_us)
+            tiers[found.tier] = tiers.get(found.tier, 0) + 1
+            truncated += found.truncated
+        trace = answer.trace
+        yield "tiers", " ".join(f"{t}:{n}" for t, n in tiers.items())
+        yield "provider", query.provider
+        yield "feed", query.feed
+        yield "timeframe", query.timeframe.value
+        yield "adjustment", request.adjustment
+        yield "session", query.session
+        yield "broker_pages", trace.pages
+        if fetched:
+            yield "fetched_at", from_micros(min(fetched)).isoformat()
+        yield "answered_at", from_micros(request.now_us).isoformat()
+        yield "delayed", runtime.delayed(query.feed)
+        yield "truncated", truncated > 0
+        yield "forming", forming
+        yield "simulated", runtime.simulated
+        if trace.rejected:
+            yield "rejected_bars", sum(trace.rejected.values())
+        if trace.flagged:
+            yield "flagged_bars", trace.flagged
+        if left_out:
+            yield "missing", _shortened(left_out)
+        if trace.unverified:
+            yield "unverified", _shortened(sorted(trace.unverified))
+        yield "fingerprint", explaining.fingerprint(query, answer, request.action_version)
+
+    # ---------------------------------------------------------------------- what is known
+
+    def coverage(
+        self, symbols: Symbols, timeframe: str = "1day", *, feed: str | None = None
+    ) -> Any:
+        """Return what is stored completely, without any broker call.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+        timeframe : str
+            The stored series asked about: ``1min`` and ``1day`` where the rest is derived.
+
+        Returns
+        -------
+        list of Interval
+            For one symbol: half-open, UTC, closed hours included, sorted.
+        DataFrame
+            For a collection: one row an interval, columns ``symbol start end``.
+        """
+        return self._known_spans(symbols, timeframe, feed, None, None)
+
+    def gaps(
+        self,
+        symbols: Symbols,
+        timeframe: str = "1day",
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        period: str | None = None,
+        feed: str | None = None,
+    ) -> Any:
+        """Return what of ``[start, end)`` was never answered, in trading time; no broker call.
+
+        A quiet minute inside coverage is no gap. Without `start` or `period`: two years.
+
+        Returns
+        -------
+        list of Interval
+            For one symbol; empty where everything closed by now is stored.
+        DataFrame
+            For a collection: one row a gap, columns ``symbol start end state``.
+        """
+        runtime = self._runtime
+        window = resolve_window(
+            runtime.calendar(),
+            runtime.clock.now_us(),
+            start=start,
+            end=end,
+            period=period if start is not None or period is not None else "2y",
+        )
+        return self._known_spans(symbols, timeframe, feed, window, "never asked")
+
+    def _known_spans(
+        self,
+        symbols: Symbols,
+        timeframe: str,
+        feed: str | None,
+        window: Window | None,
+        state: str | None,
+    ) -> Any:
+        names, single = _symbol_list(symbols)
+        runtime = self._runtime
+        found = explaining.known_spans(
+            runtime, names, Timeframe.parse(timeframe), runtime.feed_named(feed), window
+        )
+        if single:
+            return [Interval.of(span) for span in found[names[0]]]
+        return explaining.spans_frame(found, state)
+
+    def explain(
+        self,
+        symbols: Symbols,
+        timeframe: str = "1day",
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        period: str | None = None,
+        limit: int | None = None,
+        session: Session = "regular",
+        feed: str | None = None,
+    ) -> Plan:
+        """Return what `get_bars` with the same parameters would do; fetches nothing.
+
+        Returns
+        -------
+        Plan
+            Spans by tier, and the broker calls, bars and seconds they would cost.
+        """
+        request = self._request(
+            symbols, timeframe, start, end, period, limit, None, session, feed, None
+        )
+        return explaining.explain(self._runtime, request.query, request.now_us)
+
+    def stats(self) -> dict[str, int | float]:
+        """Return this process's counters: reads by tier, broker requests, rejected bars, ..."""
+        return self._runtime.stats()
+
+    def provenance(self, frame: pd.DataFrame) -> dict[str, str | int | float | bool]:
+        """Print where `frame` came from, and return it as a dict."""
+        return explaining.print_provenance(frame)
+
+    def plot(self, frame: pd.DataFrame, **options: Any) -> Any:
+        """Return a candlestick figure of `frame`; see `marketdata.plotting.plot`."""
+        from marketdata.plotting import plot
+
+        return plot(frame, **options)
+
+    # -------------------------------------------------------------------------------- latest
+
+    def get_latest_bar(
+        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
+    ) -> Bar | pd.DataFrame:
+        """Return the newest minute bar, which may still be forming; see `Bar`."""
+        return cast("Bar | pd.DataFrame", self._latest("bar", symbols, feed, timeout))
+
+    def get_latest_trade(
+        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
+    ) -> Trade | pd.DataFrame:
+        """Return the newest trade.
+
+        Raises
+        ------
+        DataUnavailableError
+            The broker has no trades (Yahoo); a retry does not help.
+        """
+        return cast("Trade | pd.DataFrame", self._latest("trade", symbols, feed, timeout))
+
+    def get_latest_quote(
+        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
+    ) -> Quote | pd.DataFrame:
+        """Return the newest quote.
+
+        Raises
+        ------
+        DataUnavailableError
+            The broker has no quotes (Yahoo); a retry does not help.
+        """
+        return cast("Quote | pd.DataFrame", self._latest("quote", symbols, feed, timeout))
+
+    def get_snapshots(
+        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
+    ) -> pd.DataFrame:
+        """Return latest trade, quote, minute bar, daily bar and previous daily bar by symbol.
+
+        Returns
+        -------
+        DataFrame
+            Index ``symbol``; columns such as ``trade_price quote_bid_price daily_close``; NaN
+            where the broker gave none.
+        """
+        names, _ = _symbol_list(symbols)
+        return cast("pd.DataFrame", self._latest("snapshot", names, feed, timeout))
+
+    def _latest(
+        self, kind: str, symbols: Symbols, feed: str | None, timeout: float | None
+    ) -> object:
+        names, single = _symbol_list(symbols)
+        runtime = self._runtime
+        deadline = Deadline(timeout if timeout is not None else self._settings.timeout)
+        return runtime.latest.get(kind, names, single, runtime.feed_named(feed), deadline)
+
+    # ------------------------------------------------------------------------- not served yet
+
+    def get_indicators(self, *_: object, **__: object) -> pd.DataFrame:
+        """Not served yet: raises `UnsupportedRequestError`."""
+        raise _not_yet("get_indicators", "compute them from get_bars() for now")
+
+    def follow(self, *_: object, **__: object) -> Any:
+        """Not served yet: raises `UnsupportedRequestError`."""
+        raise _not_yet("follow", "call get_bars(..., limit=1) in a loop for now")
+
+    def subscribe(self, *_: object, **__: object) -> None:
+        """Not served yet: raises `UnsupportedRequestError`."""
+        raise _not_yet("subscribe", "get_bars() keeps what it fetches without a subscription")
+
+    def unsubscribe(self, *_: object, **__: object) -> None:
+        """Not served yet: raises `UnsupportedRequestError`."""
+        raise _not_yet("unsubscribe", "there are no subscriptions yet")
+
+    def indicators(self) -> Any:
+        """Not served yet: raises `UnsupportedRequestError`."""
+        raise _not_yet("indicators", "compute them from get_bars() for now")
+
+
+class _Request:
+    """One checked `get_bars` call."""
+
+    __slots__ = ("action_version", "adjustment", "now_us", "query", "single")
+
+    def __init__(self, query: BarsQuery, single: bool, adjustment: Adjustment, now_us: int) -> None:
+        self.query = query
+        self.single = single
+        self.adjustment = adjustment
+        self.now_us = now_us
+        self.action_version = "0"
+
+
+def connect(**settings: Any) -> Client:
+    """Return a client of its own, configured by keywords over environment, ``.env`` and file.
+
+    Parameters
+    ----------
+    **settings
+        Any setting by its lower-case name without prefix: ``broker="yahoo"``,
+        ``database_url=...``, ``timeout=10``.
+
+    Raises
+    ------
+    ConfigurationError
+        An unknown or unusable setting; a retry does not help.
+    """
+    from marketdata.config import Settings
+
+    return Client(Settings.load(**settings))
+
+
+def _symbol_list(symbols: Symbols) -> tuple[tuple[str, ...], bool]:
+    if isinstance(symbols, str):
+        return tuple(unique_symbols([symbols])), True
+    if not isinstance(symbols, Iterable) or isinstance(symbols, bytes | Mapping):
+        raise InvalidSymbolError(
+            f"symbols={symbols!r} is not a symbol", cure='give "AAPL" or ["AAPL", "MSFT"]'
+        )
+    names = list(symbols)
+    wrong = [n for n in names if not isinstance(n, str)]
+    if wrong:
+        raise InvalidSymbolError(f"{wrong[0]!r} is not a symbol", cure="symbols are strings")
+    if not names:
+        raise InvalidSymbolError("no symbols given", cure='give "AAPL" or ["AAPL", "MSFT"]')
+    return tuple(unique_symbols(names)), False
+
+
+def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise RequestError(
+            f"{name}={value!r} is not known", cure=f"use one of: {', '.join(choices)}"
+        )
+
+
+def _not_yet(what: str, instead: str) -> MarketDataError:
+    return UnsupportedRequestError(f"{what}() is not part of this release", cure=instead)
+
+
+def _shortened(names: list[str]) -> str:
+    text = " ".join(names[:20])
+    return text if len(names) <= 20 else f"{text} and {len(names) - 20} more"
+
+
+def _action_version(known: Mapping[str, list[Split]]) -> str:
+    import hashlib
+
+    parts = [f"{s}:{x.ex_date}:{x.new}:{x.old}" for s in sorted(known) for x in known[s]]
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=6).hexdigest() if parts else "0"

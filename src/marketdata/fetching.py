@@ -1,0 +1,416 @@
+"""Fetches gaps: claims the flights, walks the broker's pages, commits each page as it comes.
+
+::
+
+    Fetch -> local flight -> flight in the store -> look again at coverage
+          -> broker pages -> quality gates -> bars + coverage in one commit (floor raised before)
+          -> land; then wait for what others were already fetching
+
+What a page proves stays committed whatever happens later; the outcome of a flight (landed, or its
+error) reaches everybody who waited for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from marketdata import planning
+from marketdata.calendars import TradingCalendar
+from marketdata.clock import Clock, Deadline, from_micros
+from marketdata.errors import (
+    BrokerTimeoutError,
+    DataUnavailableError,
+    MarketDataError,
+    as_other_waiter,
+)
+from marketdata.flights import LocalFlight, LocalFlights
+from marketdata.planning import Fetch
+from marketdata.protocols import (
+    BarCache,
+    BarsPage,
+    BarsRequest,
+    BarStore,
+    Broker,
+    Commit,
+    FlightLog,
+    FlightOutcome,
+    FlightTicket,
+    SeriesState,
+)
+from marketdata.quality import gate
+from marketdata.spans import Span, intersect
+from marketdata.types import Bars, SeriesKey
+
+log = logging.getLogger("marketdata.fetching")
+
+LEASE: Final = 30.0
+"""Seconds a flight's lease lasts; renewed with every page, longer than any one request may take."""
+_POLL_FIRST: Final = 0.02
+_POLL_MOST: Final = 0.25
+
+
+@dataclass(slots=True)
+class FetchTrace:
+    """What fetching did for one call."""
+
+    pages: int = 0
+    bars: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    flagged: int = 0
+    unknown: set[str] = field(default_factory=set)
+    unverified: set[str] = field(default_factory=set)
+    waited: int = 0
+    fetched: set[SeriesKey] = field(default_factory=set)
+
+
+Progress = Callable[[FetchTrace], None]
+
+
+class Fetcher:
+    """Brings the broker's answer for a list of gaps into the store."""
+
+    def __init__(
+        self,
+        store: BarStore,
+        flights: FlightLog,
+        cache: BarCache,
+        broker: Broker,
+        verdicts: Verdicts,
+        clock: Clock,
+        calendar: Callable[[], TradingCalendar],
+    ) -> None:
+        self._store = store
+        self._flights = flights
+        self._cache = cache
+        self._broker = broker
+        self._verdicts = verdicts
+        self._clock = clock
+        self._calendar = calendar
+        self._local = LocalFlights()
+
+    def fetch(
+        self, fetch: Fetch, deadline: Deadline, trace: FetchTrace, progress: Progress | None = None
+    ) -> None:
+        """Fetch one gap of several series, or wait for whoever is fetching them already.
+
+        On return every series of the fetch was either fetched by us, or somebody else's flight
+        for it has ended: the caller looks at coverage again and plans what is left.
+
+        Raises
+        ------
+        MarketDataError
+            Our walk failed, or the flight we waited for did; finished pages stay stored.
+        """
+        led, others = self._local.board(fetch.keys, fetch.span)
+        if led:
+            self._lead(fetch, led, deadline, trace, progress)
+        self._wait_locally(fetch, others, deadline, trace)
+
+    # ------------------------------------------------------------------------------- leading
+
+    def _lead(
+        self,
+        fetch: Fetch,
+        led: dict[SeriesKey, LocalFlight],
+        deadline: Deadline,
+        trace: FetchTrace,
+        progress: Progress | None,
+    ) -> None:
+        """Claim the led series in the store, walk those we got, wait for the others' processes.
+
+        Threads of this process that want the same series wait for us all the while, so that one
+        of them polls the store and not all.
+        """
+        shared: MarketDataError | None = None
+        try:
+            ticket = self._flights.board(list(led), fetch.span, LEASE)
+            try:
+                mine = self._still_missing(fetch, ticket.led)
+                if mine:
+                    self._walk(fetch, mine, ticket, deadline, trace, progress)
+            except MarketDataError as error:
+                # A deadline of our own concerns us alone: who waited starts anew.
+                shared = None if _is_private(error) else error
+                raise
+            finally:
+                self._land(ticket, shared)
+                self._local.land({k: led[k] for k in ticket.led}, shared)
+            self._wait_elsewhere(fetch, dict(ticket.others), deadline, trace)
+        except MarketDataError as error:
+            shared = None if _is_private(error) else error
+            raise
+        finally:
+            self._local.land(led, shared)
+
+    def _land(self, ticket: FlightTicket, error: MarketDataError | None) -> None:
+        try:
+            self._flights.land(ticket, error)
+        except MarketDataError as failure:
+            log.warning("flight %s not landed, its lease will run out: %s", ticket.id, failure)
+
+    def _still_missing(
+        self, fetch: Fetch, keys: Sequence[SeriesKey]
+    ) -> dict[SeriesKey, SeriesState]:
+        """Look again now that the flight is ours: somebody may have landed just before."""
+        if not keys:
+            return {}
+        calendar = self._calendar()
+        states = self._store.states(keys)
+        return {
+            key: states[key]
+            for key in keys
+            if planning.gaps(fetch.span, states[key], calendar, fetch.base)
+        }
+
+    # ------------------------------------------------------------------------------- walking
+
+    def _walk(
+        self,
+        fetch: Fetch,
+        states: Mapping[SeriesKey, SeriesState],
+        ticket: FlightTicket,
+        deadline: Deadline,
+        trace: FetchTrace,
+        progress: Progress | None,
+    ) -> None:
+        keys = {key.symbol: key for key in states}
+        feed = next(iter(states)).feed
+        observed = self._clock.now_us()
+        edge = planning.frontier(
+            self._calendar(), fetch.base, self._broker.capabilities(feed), observed
+        )
+        keeper = _PageKeeper(self, fetch, keys, states, observed, edge, deadline, trace)
+        request = BarsRequest(tuple(sorted(keys)), fetch.base, fetch.span, feed)
+        pages = kept = 0
+        try:
+            for page in self._broker.pages(request, deadline):
+                kept += keeper.keep(page)
+                pages += 1
+                trace.pages += 1
+                if progress is not None:
+                    progress(trace)
+                if deadline.expired and not keeper.finished:
+                    raise BrokerTimeoutError(f"the call's {deadline.seconds:g} s are over")
+                self._flights.renew(ticket, LEASE)
+        except BrokerTimeoutError as error:
+            raise _say_what_was_kept(error, fetch, pages, kept) from error
+        trace.fetched.update(states)
+
+    # ------------------------------------------------------------------------------- waiting
+
+    def _wait_locally(
+        self,
+        fetch: Fetch,
+        others: Mapping[SeriesKey, LocalFlight],
+        deadline: Deadline,
+        trace: FetchTrace,
+    ) -> None:
+        for flight in {id(f): f for f in others.values()}.values():
+            trace.waited += 1
+            outcome = self._local.wait(flight, deadline)
+            if outcome is None:
+                raise _waited_too_long(fetch, deadline)
+            _raise_if_ours(outcome, fetch)
+
+    def _wait_elsewhere(
+        self, fetch: Fetch, flights: dict[SeriesKey, str], deadline: Deadline, trace: FetchTrace
+    ) -> None:
+        pause = _POLL_FIRST
+        while flights:
+            ended = self._flights.outcome(flights)
+            for key, outcome in ended.items():
+                trace.waited += 1
+                del flights[key]
+                if not outcome.lost:
+                    _raise_if_ours(outcome, fetch)
+            if not flights:
+                return
+            if deadline.expired:
+                raise _waited_too_long(fetch, deadline)
+            time.sleep(deadline.cap(pause * random.uniform(0.8, 1.2)))
+            pause = min(_POLL_MOST, pause * 1.5)
+
+
+class _PageKeeper:
+    """Gates and commits the pages of one walk."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        fetch: Fetch,
+        keys: dict[str, SeriesKey],
+        states: Mapping[SeriesKey, SeriesState],
+        observed: int,
+        edge: int,
+        deadline: Deadline,
+        trace: FetchTrace,
+    ) -> None:
+        self._fetcher = fetcher
+        self._fetch = fetch
+        self._keys = keys
+        self._states = states
+        self._observed = observed
+        self._edge = edge
+        self._deadline = deadline
+        self._trace = trace
+        self._seen: set[str] = set()
+        self._open = set(keys)
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything asked is proven or refused."""
+        return not self._open
+
+    def keep(self, page: BarsPage) -> int:
+        """Commit what the page proves; return the number of bars kept."""
+        for symbol, words in page.refused.items():
+            log.warning("%s refuses symbol %s: %s", self._fetcher._broker.provider, symbol, words)
+            self._trace.unknown.add(symbol)
+            self._open.discard(symbol)
+        self._seen.update(s for s, bars in page.bars.items() if len(bars))
+        commits = [
+            self._commit(symbol, page.bars.get(symbol), proven)
+            for symbol, proven in sorted(page.proven.items())
+            if symbol in self._keys and self._exists(symbol)
+        ]
+        for symbol, proven in page.proven.items():
+            if proven.end >= self._fetch.span.end:
+                self._open.discard(symbol)
+        commits = [c for c in commits if not c.covered.empty or len(c.bars)]
+        if commits:
+            store, cache = self._fetcher._store, self._fetcher._cache
+            store.commit(commits, before_commit=cache.raise_floor)
+        kept = sum(len(c.bars) for c in commits)
+        self._trace.bars += kept
+        return kept
+
+    def _exists(self, symbol: str) -> bool:
+        """Ask about a symbol only when it has no bars now and never had any."""
+        if symbol in self._seen or self._states[self._keys[symbol]].first_bar is not None:
+            return True
+        known = self._fetcher._verdicts.known(symbol, self._deadline)
+        if known is False:
+            self._trace.unknown.add(symbol)
+            return False
+        if known is None:
+            self._trace.unverified.add(symbol)
+        return True
+
+    def _commit(self, symbol: str, bars: Bars | None, proven: Span) -> Commit:
+        calendar = self._fetcher._calendar()
+        base = self._fetch.base
+        report = gate(
+            bars if bars is not None else Bars.empty(),
+            span=self._fetch.span,
+            timeframe=base,
+            calendar=calendar,
+            now_us=self._edge,
+        )
+        if report.rejected:
+            self._trace.rejected.update(report.rejected)
+            log.warning("%s: rejected bars %s", self._keys[symbol], dict(report.rejected))
+        self._trace.flagged += report.flagged
+        settled = planning.settling(calendar, base, self._observed)
+        return Commit(
+            key=self._keys[symbol],
+            bars=report.bars.within(Span(proven.start, min(proven.end, self._edge))),
+            covered=planning.recordable(proven, calendar, base, self._edge, self._settled_now()),
+            observed_us=self._observed,
+            settled_until=settled.settled_until,
+            final_until=settled.final_until,
+        )
+
+    def _settled_now(self) -> int:
+        caps = self._fetcher._broker.capabilities(next(iter(self._keys.values())).feed)
+        delay = caps.settle_delay if self._fetch.base.intraday else caps.daily_settle_delay
+        return self._observed - delay
+
+
+class Verdicts:
+    """Remembers for a short while which symbols the broker says do not exist; never an error."""
+
+    MEMORY: Final = 60.0
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._unknown: dict[str, float] = {}
+        self._listed: tuple[float, frozenset[str]] | None = None
+
+    def remembered_unknown(self, symbols: Sequence[str]) -> list[str]:
+        """Return those of `symbols` that were found unknown less than a minute ago."""
+        if not self._unknown:
+            return []
+        now = time.monotonic()
+        return [s for s in symbols if self._unknown.get(s, 0.0) > now]
+
+    def known(self, symbol: str, deadline: Deadline) -> bool | None:
+        """Return the assets endpoint's verdict, or None where it gave none."""
+        if self.remembered_unknown([symbol]):
+            return False
+        verdict = self._broker.verdict(symbol, deadline)
+        if verdict.known is False:
+            self._unknown[symbol] = time.monotonic() + self.MEMORY
+        return verdict.known
+
+    def nearest(self, symbol: str, known: Sequence[str], deadline: Deadline) -> list[str]:
+        """Return up to three symbols spelt like `symbol`, from the store and the broker's list."""
+        import difflib
+
+        if self._listed is None or self._listed[0] < time.monotonic():
+            try:
+                listed = frozenset(self._broker.symbols(deadline))
+            except MarketDataError:
+                listed = frozenset()
+            self._listed = (time.monotonic() + 3600.0, listed)
+        names = sorted({*known, *self._listed[1]} - {symbol})
+        return difflib.get_close_matches(symbol, names, n=3, cutoff=0.6)
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+def _is_private(error: MarketDataError) -> bool:
+    moved = isinstance(error, DataUnavailableError) and "settle_delay" in error.facts
+    return moved or bool(error.facts.get("deadline"))
+
+
+def _say_what_was_kept(
+    error: BrokerTimeoutError, fetch: Fetch, pages: int, kept: int
+) -> BrokerTimeoutError:
+    told = BrokerTimeoutError(
+        f"{error.message}; kept {pages} finished pages with {kept} bars",
+        asked=_describe(fetch),
+        cure="call again to go on from there, or give a longer timeout",
+    )
+    told.facts = {**error.facts, "pages_kept": pages, "bars_kept": kept}
+    return told
+
+
+def _waited_too_long(fetch: Fetch, deadline: Deadline) -> BrokerTimeoutError:
+    return BrokerTimeoutError(
+        f"another caller's fetch did not end within {deadline.seconds or 0:g} s",
+        asked=_describe(fetch),
+        cure="call again, or give a longer timeout",
+        deadline=True,
+    )
+
+
+def _raise_if_ours(outcome: FlightOutcome, fetch: Fetch) -> None:
+    """Raise the error of the flight we waited for, where it concerns the span we wanted."""
+    if outcome.error is None:
+        return
+    if outcome.span is None or intersect([outcome.span], [fetch.span]):
+        raise as_other_waiter(outcome.error)
+
+
+def _describe(fetch: Fetch) -> str:
+    symbols = ", ".join(k.symbol for k in fetch.keys[:5])
+    more = f" and {len(fetch.keys) - 5} more" if len(fetch.keys) > 5 else ""
+    start, end = (from_micros(t).isoformat() for t in fetch.span)
+    return f"{symbols}{more} {fetch.base} {start} to {end}"

@@ -1,0 +1,71 @@
+"""Single flight inside one process: one thread fetches a series, the others wait for its outcome.
+
+The cross-process part is a row in the store (`protocols.FlightLog`); this layer in front of it
+keeps fifty threads of one process from polling the store fifty times.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from marketdata.clock import Deadline
+from marketdata.errors import MarketDataError
+from marketdata.protocols import FlightOutcome
+from marketdata.spans import Span
+from marketdata.types import SeriesKey
+
+
+@dataclass(slots=True)
+class LocalFlight:
+    """One thread's claim on one series."""
+
+    span: Span
+    landed: threading.Event = field(default_factory=threading.Event)
+    error: MarketDataError | None = None
+
+    def outcome(self) -> FlightOutcome:
+        return FlightOutcome(self.error, self.span)
+
+
+class LocalFlights:
+    """Claims of this process's threads. Never blocks while holding a claim: a thread takes what
+    is free, fetches that, lands, and only then waits for the others; so there is no deadlock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flying: dict[SeriesKey, LocalFlight] = {}
+
+    def board(
+        self, keys: Sequence[SeriesKey], span: Span
+    ) -> tuple[dict[SeriesKey, LocalFlight], dict[SeriesKey, LocalFlight]]:
+        """Return the flights this thread leads and those of other threads, by series."""
+        led: dict[SeriesKey, LocalFlight] = {}
+        others: dict[SeriesKey, LocalFlight] = {}
+        with self._lock:
+            for key in keys:
+                flying = self._flying.get(key)
+                if flying is None:
+                    led[key] = self._flying[key] = LocalFlight(span)
+                else:
+                    others[key] = flying
+        return led, others
+
+    def land(self, led: dict[SeriesKey, LocalFlight], error: MarketDataError | None = None) -> None:
+        """End these flights and wake those who wait. Idempotent."""
+        with self._lock:
+            for key, flight in led.items():
+                if self._flying.get(key) is flight:
+                    del self._flying[key]
+        for flight in led.values():
+            if not flight.landed.is_set():
+                flight.error = error
+                flight.landed.set()
+
+    def wait(self, flight: LocalFlight, deadline: Deadline) -> FlightOutcome | None:
+        """Return the flight's outcome, or None when the deadline comes first."""
+        remaining = deadline.remaining()
+        if flight.landed.wait(None if remaining == float("inf") else remaining):
+            return flight.outcome()
+        return None

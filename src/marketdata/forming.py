@@ -1,0 +1,53 @@
+"""The bar that is still forming: fetched live on request, marked, never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from marketdata import planning, resample
+from marketdata.calendars import TradingCalendar
+from marketdata.clock import Deadline
+from marketdata.protocols import BarsRequest, Broker
+from marketdata.quality import gate
+from marketdata.queries import BarsQuery
+from marketdata.spans import Span
+from marketdata.types import DAY, Bars
+
+
+def forming_bar(
+    broker: Broker,
+    calendar: TradingCalendar,
+    query: BarsQuery,
+    symbols: Sequence[str],
+    now_us: int,
+    deadline: Deadline,
+) -> dict[str, Bars]:
+    """Return for each symbol the one bar of the query's timeframe that `now_us` lies in, from
+    what the broker has of it so far; symbols without trades in it are absent."""
+    caps = broker.capabilities(query.feed)
+    base = caps.bases[query.timeframe][0].base
+    edge = planning.frontier(calendar, base, caps, now_us)
+    start = edge
+    if base is not query.timeframe:
+        closed = planning.closed_labels(calendar, query.timeframe, edge)
+        start = resample.base_span(Span(closed, now_us), query.timeframe, calendar).start
+    span = Span(start, now_us if base.intraday else max(now_us, edge + DAY))
+    hours = planning.stored_hours(base)
+    if span.empty or not calendar.trading_spans(Span(start, now_us), hours):
+        return {}
+    found: dict[str, list[Bars]] = {}
+    request = BarsRequest(tuple(sorted(symbols)), base, span, query.feed)
+    for page in broker.pages(request, deadline):
+        for symbol, bars in page.bars.items():
+            kept = gate(bars, span=span, timeframe=base, calendar=calendar, now_us=None).bars
+            found.setdefault(symbol, []).append(kept)
+    answers: dict[str, Bars] = {}
+    for symbol, parts in found.items():
+        bars = Bars.concat(parts)
+        if base is not query.timeframe:
+            bars = resample.resample(bars, base, query.timeframe, calendar, query.session)
+        elif query.timeframe.intraday and query.session == "regular":
+            bars = bars.take(calendar.mask(bars.timestamp, "regular"))
+        if len(bars):
+            answers[symbol] = bars.last(1)
+    return answers

@@ -1,0 +1,46 @@
+"""A request for bars in the library's own terms, and what of some bars answers it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from marketdata.calendars import TradingCalendar
+from marketdata.ranges import Window
+from marketdata.types import DAY, Bars, SeriesKey, Session, Timeframe
+
+
+@dataclass(frozen=True, slots=True)
+class BarsQuery:
+    """Which bars of which series are asked for."""
+
+    provider: str
+    feed: str
+    symbols: tuple[str, ...]
+    timeframe: Timeframe
+    window: Window
+    session: Session = "regular"
+    max_lookback: int = 3650 * DAY
+
+    def key(self, symbol: str) -> SeriesKey:
+        return SeriesKey(self.provider, self.feed, symbol, self.timeframe)
+
+
+def select(bars: Bars, query: BarsQuery, calendar: TradingCalendar) -> Bars:
+    """Return the bars of the query's session, and of these the last `limit`; may be views."""
+    if query.timeframe.intraday and query.session == "regular":
+        regular = calendar.mask(bars.timestamp, "regular")
+        if not regular.all():
+            bars = bars.take(regular)
+    if query.window.limit is not None:
+        bars = bars.last(query.window.limit)
+    return bars
+
+
+def owned(bars: Bars) -> Bars:
+    """Return the bars in writable memory of their own."""
+    own = bars.values.base is None and bars.values.flags.writeable
+    if own and bars.timestamp.base is None:
+        return bars
+    return Bars(bars.timestamp.copy(), np.array(bars.values, order="C"))

@@ -1,0 +1,108 @@
+"""The control API under ``/_sandbox/``, for those who run the sandbox from another process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from marketdata.clock import FixedClock, from_micros, parse_clock
+from marketdata.errors import MarketDataError
+from marketdata.sandbox.alpaca import json_response
+from marketdata.sandbox.faults import Fault
+from marketdata.sandbox.generated import GeneratedMarket
+
+if TYPE_CHECKING:
+    from marketdata.sandbox.server import Sandbox
+
+
+def control_routes(sandbox: Sandbox) -> list[Route]:
+    """Return the routes that read counts, order faults, move the clock and add splits."""
+    control = _Control(sandbox)
+    return [
+        Route("/_sandbox/", control.about, methods=["GET"]),
+        Route("/_sandbox/requests", control.requests, methods=["GET", "DELETE"]),
+        Route("/_sandbox/faults", control.faults, methods=["GET", "POST", "DELETE"]),
+        Route("/_sandbox/clock", control.clock, methods=["GET", "POST"]),
+        Route("/_sandbox/splits", control.splits, methods=["POST"]),
+    ]
+
+
+class _Control:
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+
+    async def about(self, request: Request) -> Response:
+        """``GET /_sandbox/``: what this is."""
+        source = self.sandbox.source
+        return json_response(
+            {
+                "simulated": True,
+                "source": type(source).__name__,
+                "symbols": len(source.assets()),
+                "clock": repr(self.sandbox.clock),
+            }
+        )
+
+    async def requests(self, request: Request) -> Response:
+        """``GET /_sandbox/requests?prefix=/v2/stocks/bars&log=1``: how many, and which."""
+        log = self.sandbox.requests
+        if request.method == "DELETE":
+            log.clear()
+            return json_response({"count": 0})
+        found = log.matching(request.query_params.get("prefix", ""))
+        body: dict[str, Any] = {"count": len(found)}
+        if request.query_params.get("log"):
+            body["requests"] = [asdict(r) for r in found]
+        return json_response(body)
+
+    async def faults(self, request: Request) -> Response:
+        """``POST /_sandbox/faults`` with the fields of `Fault`; GET lists, DELETE clears."""
+        plan = self.sandbox.faults
+        if request.method == "DELETE":
+            plan.clear()
+        elif request.method == "POST":
+            try:
+                plan.add(Fault(**await request.json()))
+            except (TypeError, ValueError, MarketDataError) as error:
+                return json_response({"message": str(error)}, 400)
+        return json_response({"faults": [f.to_record() for f in plan]})
+
+    async def clock(self, request: Request) -> Response:
+        """``POST /_sandbox/clock`` with ``{"clock": "<as MARKETDATA_CLOCK>"}`` or
+        ``{"advance": seconds}`` for one that stands still."""
+        if request.method == "POST":
+            try:
+                body = await request.json()
+                if "clock" in body:
+                    self.sandbox.clock = parse_clock(body["clock"])
+                clock = self.sandbox.clock
+                if "advance" in body and isinstance(clock, FixedClock):
+                    clock.advance(seconds=float(body["advance"]))
+            except (TypeError, ValueError, MarketDataError) as error:
+                return json_response({"message": str(error)}, 400)
+        now = from_micros(self.sandbox.view.now).isoformat()
+        return json_response({"clock": repr(self.sandbox.clock), "now": now})
+
+    async def splits(self, request: Request) -> Response:
+        """``POST /_sandbox/splits``: let a split happen in a generated market."""
+        source = self.sandbox.source
+        if not isinstance(source, GeneratedMarket):
+            return json_response({"message": "prices from files do not change"}, 400)
+        try:
+            body = await request.json()
+            announced = body.get("announced")
+            source.add_split(
+                body["symbol"],
+                date.fromisoformat(body["ex_date"]),
+                float(body["new"]),
+                float(body.get("old", 1)),
+                announced=None if announced is None else date.fromisoformat(announced),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            return json_response({"message": f"{type(error).__name__}: {error}"}, 400)
+        return json_response({"symbol": body["symbol"]})

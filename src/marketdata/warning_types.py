@@ -1,0 +1,19 @@
+"""Warnings a caller may want to filter."""
+
+from __future__ import annotations
+
+
+class MarketDataWarning(UserWarning):
+    """Base class of this library's warnings."""
+
+
+class SplitInRangeWarning(MarketDataWarning):
+    """Raw prices jump at a split inside the range that was read; said once a symbol and client."""
+
+
+class MissingSymbolsWarning(MarketDataWarning):
+    """``missing="skip"`` left out unknown symbols."""
+
+
+class ProviderWarning(MarketDataWarning):
+    """The chosen broker or feed is not the one this database was filled from."""

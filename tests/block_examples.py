@@ -1,0 +1,38 @@
+"""Blocks and bars to put into a codec or a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from marketdata.protocols import CachedBlock
+from marketdata.spans import Span
+from marketdata.types import MINUTE, Bars, SeriesKey, Timeframe
+
+EPOCH = 4_711
+AAPL = SeriesKey("alpaca", "sip", "AAPL", Timeframe.MIN_1)
+MSFT = SeriesKey("alpaca", "sip", "MSFT", Timeframe.MIN_1)
+START = 1_710_000_000_000_000
+
+
+def some_bars(count: int = 500, seed: int = 0) -> Bars:
+    """Return minute bars with fractional volumes, some without vwap and trade count."""
+    random = np.random.default_rng(seed)
+    values = random.uniform(0.0001, 1e6, (7, count))
+    values[5:, random.random(count) < 0.1] = np.nan
+    return Bars(START + np.arange(count, dtype=np.int64) * MINUTE, values)
+
+
+def some_block(
+    count: int = 500, revision: int = 1, seed: int = 0, base: Timeframe | None = None
+) -> CachedBlock:
+    """Return a block that covers its bars and an hour before them."""
+    covered = Span(START - 60 * MINUTE, START + count * MINUTE)
+    return CachedBlock(covered, revision, some_bars(count, seed), base)
+
+
+def assert_same_block(left: CachedBlock, right: CachedBlock) -> None:
+    """Compare bit for bit, NaN included."""
+    assert (left.covered, left.revision, left.base) == (right.covered, right.revision, right.base)
+    assert left.bars.timestamp.tobytes() == right.bars.timestamp.tobytes()
+    assert left.bars.values.shape == right.bars.values.shape
+    assert left.bars.values.tobytes() == right.bars.values.tobytes()

@@ -1,0 +1,96 @@
+"""Real servers for the tests.
+
+``MARKETDATA_TEST_DATABASE_URL`` and ``MARKETDATA_TEST_REDIS_URL`` name servers that are running
+already; without them one embedded home serves the whole session from the wheels' binaries.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+import redis
+
+from marketdata import embedded
+from marketdata.embedded.binaries import wheel_redis
+
+
+def make_home_directory() -> Path:
+    """Make a directory below /tmp that other accounts may pass through but not list."""
+    directory = Path(tempfile.mkdtemp(prefix="marketdata-test-", dir="/tmp"))
+    directory.chmod(0o711)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def _embedded_home() -> Iterator[Path]:
+    parent = make_home_directory()
+    yield parent / "home"
+    embedded.erase(parent / "home")
+    shutil.rmtree(parent)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(_embedded_home: Path) -> str:
+    """The libpq URI of a server on which databases can be made."""
+    configured = os.environ.get("MARKETDATA_TEST_DATABASE_URL")
+    if configured:
+        return configured
+    url = embedded.acquire(_embedded_home, redis=False).servers.database_url
+    with psycopg.connect(url, autocommit=True) as connection:
+        # This cluster is thrown away: making and dropping databases need not reach the disk.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return url
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    """The libpq URI of an empty database of the test's own, dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY wal_log")
+        yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def redis_url(_embedded_home: Path) -> str:
+    """The URL of a database of a Redis server that belongs to the tests."""
+    configured = os.environ.get("MARKETDATA_TEST_REDIS_URL")
+    if configured:
+        return configured
+    lease = embedded.acquire(_embedded_home, postgres=False, redis_binary=wheel_redis())
+    return lease.servers.redis_url
+
+
+@pytest.fixture
+def redis_db(redis_url: str) -> Iterator[str]:
+    """The URL of an empty Redis database, emptied again afterwards."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield redis_url
+        client.flushdb()
+
+
+@pytest.fixture
+def new_home() -> Iterator[Callable[..., Path]]:
+    """A maker of paths for embedded homes; their servers and data are gone afterwards."""
+    made: list[tuple[Path, Path]] = []
+
+    def make(name: str = "home") -> Path:
+        parent = make_home_directory()
+        made.append((parent, parent / name))
+        return parent / name
+
+    yield make
+    for parent, home in made:
+        embedded.erase(home)
+        shutil.rmtree(parent)

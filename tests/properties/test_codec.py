@@ -1,0 +1,78 @@
+"""For any bars: the same bars back; for any damage: a miss, never an exception, never other bars."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from marketdata.codec import decode_block, encode_block
+from marketdata.protocols import CachedBlock
+from marketdata.spans import Span
+from marketdata.types import Bars, SeriesKey, Timeframe
+from tests.block_examples import AAPL, EPOCH, assert_same_block, some_block
+
+int64s = st.integers(-(2**63), 2**63 - 1)
+names = st.from_regex(r"[a-z0-9.:-]{1,12}", fullmatch=True)
+keys = st.builds(
+    SeriesKey,
+    names,
+    names,
+    st.from_regex(r"[A-Z]{1,5}(\.[A-Z])?", fullmatch=True),
+    st.sampled_from(Timeframe),
+)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> CachedBlock:
+    count = draw(st.integers(0, 30))
+    timestamp = draw(npst.arrays(np.int64, count, elements=int64s))
+    values = draw(npst.arrays(np.float64, (7, count), elements=st.floats(width=64)))
+    covered = Span(draw(int64s), draw(int64s))
+    base = draw(st.none() | st.sampled_from(Timeframe))
+    return CachedBlock(covered, draw(int64s), Bars(timestamp, values), base)
+
+
+@settings(max_examples=200, deadline=None)
+@given(blocks(), keys, int64s)
+def test_any_block_comes_back_bit_for_bit(block: CachedBlock, key: SeriesKey, epoch: int):
+    decoded = decode_block(encode_block(block, key, epoch), key, epoch, block.base)
+    assert decoded is not None
+    assert_same_block(decoded, block)
+
+
+@settings(max_examples=100, deadline=None)
+@given(blocks(), keys, keys)
+def test_only_the_owner_finds_the_block(block: CachedBlock, owner: SeriesKey, other: SeriesKey):
+    found = decode_block(encode_block(block, owner, EPOCH), other, EPOCH, block.base)
+    same = owner == other
+    assert (found is not None) == same
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_miss(data: bytes):
+    assert decode_block(data, AAPL, EPOCH) is None
+    assert decode_block(b"mdbk\x01\x00\x07\x00" + data, AAPL, EPOCH) is None
+
+
+def test_fault_11_ten_thousand_random_damages_are_all_misses():
+    source = random.Random(20240308)
+    intact = encode_block(some_block(40), AAPL, EPOCH)
+    for _ in range(10_000):
+        damaged = bytearray(intact)
+        for _ in range(source.choice((1, 1, 1, 2, 8))):
+            damaged[source.randrange(len(damaged))] ^= source.randrange(1, 256)
+        if bytes(damaged) != intact:
+            assert decode_block(bytes(damaged), AAPL, EPOCH) is None
+
+
+def test_every_single_bit_of_a_block_is_guarded():
+    intact = encode_block(some_block(2), AAPL, EPOCH)
+    for at in range(len(intact) * 8):
+        damaged = bytearray(intact)
+        damaged[at // 8] ^= 1 << at % 8
+        assert decode_block(bytes(damaged), AAPL, EPOCH) is None
