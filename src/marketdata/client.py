@@ -380,6 +380,7 @@ class Client:
         yield "tiers", " ".join(f"{t}:{n}" for t, n in tiers.items())
         yield "provider", query.provider
         yield "feed", query.feed
+        yield "symbols", _shortened(list(query.symbols))
         yield "timeframe", query.timeframe.value
         yield "adjustment", request.adjustment
         yield "session", query.session
@@ -646,8 +647,8 @@ def _not_yet(what: str, instead: str) -> MarketDataError:
 
 
 def _shortened(names: list[str]) -> str:
-    text = " ".join(names[:20])
-    return text if len(names) <= 20 else f"{text} and {len(names) - 20} more"
+    text = " ".join(names[:_SHOWN])
+    return text if len(names) <= _SHOWN else f"{text} and {len(names) - _SHOWN} more"
 
 
 def _action_version(known: Mapping[str, list[Split]]) -> str:

@@ -1,6 +1,6 @@
 """The block: bars of one series as the bytes that the cache holds.
 
-Layout, little endian, 48 bytes of header and 64 bytes a bar::
+Layout, little endian, 56 bytes of header and 64 bytes a bar::
 
     0   4s     magic  b"mdbk"
     4   u16    layout version
@@ -11,7 +11,8 @@ Layout, little endian, 48 bytes of header and 64 bytes a bar::
     24  i64    revision           (the cache's scripts read these eight bytes)
     32  i64    covered from, microseconds UTC
     40  i64    covered until, exclusive
-    48  i64[n]        timestamps
+    48  i64    last answer of the provider, microseconds UTC; the least number where unknown
+    56  i64[n]        timestamps
         f64[7][n]     columns in the order of `types.COLUMNS`
 
 The owner's name (series and base timeframe) is in the checksum and not in the bytes: a block
@@ -35,10 +36,11 @@ MAGIC: Final = b"mdbk"
 LAYOUT: Final = 1
 REVISION_OFFSET: Final = 24
 
-_HEADER: Final = struct.Struct("<4sHHIIqqqq")
+_HEADER: Final = struct.Struct("<4sHHIIqqqqq")
 _PREFIX: Final = struct.Struct("<4sHHI")
-_SUMMED: Final = struct.Struct("<Iqqqq")
+_SUMMED: Final = struct.Struct("<Iqqqqq")
 _WIDTH: Final = len(COLUMNS)
+_UNKNOWN: Final = -(2**63)
 _BAR_BYTES: Final = 8 * (1 + _WIDTH)
 HEADER_BYTES: Final = _HEADER.size
 
@@ -67,7 +69,8 @@ def encode_block(block: CachedBlock, key: SeriesKey, epoch: int) -> bytes:
         np.ascontiguousarray(block.bars.timestamp, "<i8").tobytes()
         + np.ascontiguousarray(block.bars.values, "<f8").tobytes()
     )
-    summed = _SUMMED.pack(count, epoch, block.revision, block.covered.start, block.covered.end)
+    fetched = _UNKNOWN if block.fetched_us is None else block.fetched_us
+    summed = _SUMMED.pack(count, epoch, block.revision, *block.covered, fetched)
     checksum = crc32(payload, crc32(summed, _owner_checksum(key, block.base)))
     return _PREFIX.pack(MAGIC, LAYOUT, _WIDTH, checksum) + summed + payload
 
@@ -89,7 +92,7 @@ def decode_block(
     """
     if len(data) < HEADER_BYTES:
         return None
-    magic, layout, width, checksum, count, of, revision, start, end = _HEADER.unpack_from(data)
+    magic, layout, width, checksum, count, of, revision, *rest = _HEADER.unpack_from(data)
     if magic != MAGIC or layout != LAYOUT or width != _WIDTH or of != epoch:
         return None
     if len(data) != HEADER_BYTES + count * _BAR_BYTES:
@@ -99,7 +102,9 @@ def decode_block(
     timestamp = np.frombuffer(data, np.int64, count, HEADER_BYTES)
     values = np.frombuffer(data, np.float64, _WIDTH * count, HEADER_BYTES + 8 * count)
     bars = Bars(timestamp, values.reshape(_WIDTH, count))
-    return CachedBlock(Span(start, end), revision, bars, base)
+    start, end, fetched = rest
+    fetched_us = None if fetched == _UNKNOWN else fetched
+    return CachedBlock(Span(start, end), revision, bars, base, fetched_us)
 
 
 def _owner_checksum(key: SeriesKey, base: Timeframe | None) -> int:

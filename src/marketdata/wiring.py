@@ -166,8 +166,10 @@ class Runtime:
         from marketdata.brokers.alpaca import AlpacaBroker
 
         settings, source = self.settings, self.source
-        key, secret = settings.alpaca_key_id, settings.alpaca_secret_key
         sandboxed = source.kind == SANDBOX
+        # Real keys are never sent to a sandbox.
+        key = None if sandboxed else settings.alpaca_key_id
+        secret = None if sandboxed else settings.alpaca_secret_key
         if not sandboxed and (key is None or secret is None):
             raise ConfigurationError(
                 "MARKETDATA_BROKER=alpaca needs keys",

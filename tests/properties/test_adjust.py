@@ -10,7 +10,9 @@ from marketdata.adjust import adjust_bars, split_factors, unsplit_bars
 from marketdata.types import DAY, Bars, Split
 
 splits = st.lists(
-    st.builds(Split, st.integers(0, 60).map(lambda d: d * DAY), st.integers(1, 50), st.integers(1, 50)),
+    st.builds(
+        Split, st.integers(0, 60).map(lambda d: d * DAY), st.integers(1, 50), st.integers(1, 50)
+    ),
     max_size=6,
 )
 
@@ -77,7 +79,9 @@ def test_turnover_and_trade_counts_are_kept(bars: Bars, actions: list[Split]):
         adjusted.values[3] * adjusted.values[4], bars.values[3] * bars.values[4], rtol=1e-13
     )
     np.testing.assert_array_equal(adjusted.values[6], bars.values[6])
-    assert (adjusted.values[1] >= adjusted.values[2]).all() == (bars.values[1] >= bars.values[2]).all()
+    assert (adjusted.values[1] >= adjusted.values[2]).all() == (
+        bars.values[1] >= bars.values[2]
+    ).all()
 
 
 @settings(max_examples=100, deadline=None)

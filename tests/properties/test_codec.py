@@ -33,7 +33,8 @@ def blocks(draw: st.DrawFn) -> CachedBlock:
     values = draw(npst.arrays(np.float64, (7, count), elements=st.floats(width=64)))
     covered = Span(draw(int64s), draw(int64s))
     base = draw(st.none() | st.sampled_from(Timeframe))
-    return CachedBlock(covered, draw(int64s), Bars(timestamp, values), base)
+    fetched = draw(st.none() | st.integers(-(2**63) + 1, 2**63 - 1))
+    return CachedBlock(covered, draw(int64s), Bars(timestamp, values), base, fetched)
 
 
 @settings(max_examples=200, deadline=None)

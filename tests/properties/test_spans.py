@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +18,7 @@ def points(spans: list[Span]) -> set[int]:
 
 
 def is_normal(spans: list[Span]) -> bool:
-    return all(not s.empty for s in spans) and all(
-        a.end < b.start for a, b in zip(spans, spans[1:], strict=False)
-    )
+    return all(not s.empty for s in spans) and all(a.end < b.start for a, b in pairwise(spans))
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,6 +1,7 @@
 """The project as files: pins, layers, packaging, the public surface, what may not be committed."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -63,25 +63,47 @@ def test_every_dependency_is_pinned_within_its_bounds():
         assert requirement.specifier.contains(version, prereleases=True), requirement
 
 
+def test_every_module_imported_is_declared():
+    """What only a dependency brings along may leave with its next version."""
+    distributions = metadata.packages_distributions()
+    names = {canonicalize_name(r.name) for r in declared()}
+    undeclared = {}
+    for folder in ("src", "tests", "benchmarks", "examples"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for module in imported(file) & set(distributions) - {"marketdata", "algorithms"}:
+                if not names & {canonicalize_name(d) for d in distributions[module]}:
+                    undeclared[module] = str(file.relative_to(ROOT))
+    assert undeclared == {}
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
 def test_everything_a_dependency_needs_is_pinned_too():
-    todo, seen = [*declared(), Requirement("marketdata[all]")], set()
+    todo, seen = declared(), set()
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        applies = {extra: {**default_environment(), "extra": extra} for extra in requirement.extras}
-        applies[""] = {**default_environment(), "extra": ""}
-        if requirement.marker and not requirement.marker.evaluate(applies[""]):
+        if requirement.marker and not requirement.marker.evaluate():
             continue
-        for extra, environment in applies.items():
+        for extra in ["", *requirement.extras]:
             if (name, extra) in seen:
                 continue
             seen.add((name, extra))
-            for line in metadata.requires(requirement.name) or [] if name != "marketdata" else []:
+            for line in metadata.requires(requirement.name) or []:
                 child = Requirement(line)
-                if child.marker is None or child.marker.evaluate(environment):
+                if child.marker is None or child.marker.evaluate({"extra": extra}):
                     child.marker = None
                     todo.append(child)
-    needed = {name for name, _ in seen} - {"marketdata"}
+    needed = {name for name, _ in seen}
     assert len(needed) > 50
     assert needed <= set(PINNED)
 
@@ -139,7 +161,8 @@ def test_import_loads_no_driver_and_no_settings():
     )
     code = f"import sys, marketdata; print([m for m in {heavy.split()!r} if m in sys.modules])"
     command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
 
 

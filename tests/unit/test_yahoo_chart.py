@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from marketdata.brokers.yahoo_chart import SymbolNotFoundError, read_chart, read_splits
-from marketdata.brokers.yahoo_session import Refusal, Reply
+from marketdata.brokers.yahoo_errors import Refusal
+from marketdata.brokers.yahoo_session import Reply
 from marketdata.calendars import calendar_for
 from marketdata.errors import BrokerResponseError, DataUnavailableError, MarketDataError
 from marketdata.spans import Span
@@ -144,9 +145,9 @@ def test_too_old_names_the_horizon() -> None:
 def test_not_found_is_its_own_outcome_also_with_status_200() -> None:
     words = "No data found, symbol may be delisted"
     body = json.dumps({"chart": {"error": {"code": "Not Found", "description": words}}}).encode()
-    for reply in ({"refusal": Refusal(404, "Not Found", words)}, {}):
+    for refusal in (Refusal(404, "Not Found", words), None):
         with pytest.raises(SymbolNotFoundError, match="delisted"):
-            read(body, **reply)
+            read(body, refusal=refusal)
 
 
 BAD_BODIES = {

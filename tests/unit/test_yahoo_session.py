@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -15,7 +16,8 @@ from yfinance.config import YfConfig
 from yfinance.data import YfData
 from yfinance.scrapers.history import PriceHistory
 
-from marketdata.brokers.yahoo_session import _private_data, _quiet_yfinance, translate
+from marketdata.brokers.yahoo_errors import translate
+from marketdata.brokers.yahoo_session import _private_data, _quiet_yfinance
 from marketdata.clock import Deadline
 from marketdata.errors import (
     BrokerError,
@@ -118,5 +120,8 @@ def test_yfinance_is_not_imported_before_it_is_needed() -> None:
         "from marketdata.clock import SystemClock; YahooBroker(clock=SystemClock()); "
         "print(sorted({'yfinance', 'curl_cffi'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     assert done.stdout.strip() == "[]"

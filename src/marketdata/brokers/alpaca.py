@@ -21,7 +21,6 @@ from requests.exceptions import RequestException
 from marketdata.brokers.alpaca_walk import PAGE_ROWS, TIMEFRAMES, PageWalk
 from marketdata.brokers.alpaca_wire import (
     LATEST_PATHS,
-    NOT_ENTITLED,
     SPLIT_TYPES,
     error_of_status,
     is_recent_refusal,
@@ -239,12 +238,11 @@ class AlpacaBroker:
             return self._data.get(path, params, deadline)
         except DataUnavailableError as error:
             status = error.facts.get("status")
-            if not isinstance(status, int) or not is_recent_refusal(status, error.message):
-                raise
-            refusal = self._learn_delay(feed, error)
-        raise refusal
+            if isinstance(status, int) and is_recent_refusal(status, error.message):
+                self._learn_delay(feed, error)
+            raise
 
-    def _learn_delay(self, feed: str, error: DataUnavailableError) -> DataUnavailableError:
+    def _learn_delay(self, feed: str, error: DataUnavailableError) -> None:
         """Remember for this key that the feed's last quarter of an hour is not to be had."""
         first = feed not in self._delayed
         self._delayed.add(feed)
@@ -253,13 +251,10 @@ class AlpacaBroker:
                 f"this Alpaca key has no right to the last 15 minutes of {feed}: "
                 "bars arrive 16 minutes late"
             )
-        return DataUnavailableError(
-            error.message,
-            cure=f"ask for bars older than 16 minutes; feed='delayed_sip' has later trades and "
-            f"quotes, and feed='iex' is another, thinner source than {feed!r}",
-            status=403,
-            reason=NOT_ENTITLED,
-            settle_delay=_RECENT_REFUSED / SECOND,
+        error.facts["settle_delay"] = _RECENT_REFUSED / SECOND
+        error.cure = (
+            "ask for bars older than 16 minutes; feed='delayed_sip' has later trades and quotes, "
+            f"and feed='iex' is another, thinner source than {feed!r}"
         )
 
     # ----------------------------------------------------------------------------- actions

@@ -246,8 +246,6 @@ _PARAMETER: Final = re.compile(
     re.I,
 )
 
-NOT_ENTITLED: Final = "not entitled"
-
 
 def words_of(body: str, secrets: Sequence[str] = ()) -> str:
     """Return what an error body says, shortened, without markup and without `secrets`."""
@@ -298,7 +296,7 @@ def error_of_status(status: int, words: str, retry_after: float | None = None) -
                 cure="the key's subscription does not include this; ask for older data or another "
                 "feed, or upgrade the plan",
                 status=status,
-                reason=NOT_ENTITLED,
+                reason="not entitled",
             )
         return AuthenticationError(said, status=status)
     if status == 408 or status >= 500:

@@ -173,9 +173,12 @@ class Transport:
         _allowance.end = time.monotonic() + left
         _allowance.pause = self._read
         try:
-            return self._current().request(method, url, **options)
+            response = self._current().request(method, url, **options)
         finally:
             _allowance.end = _allowance.pause = float("inf")
+        # JSON is UTF-8; without this requests guesses at length from the body.
+        response.encoding = "utf-8"
+        return response
 
     def within(self, deadline: Deadline) -> BoundSession:
         """Return what a client takes for its session: requests end by `deadline`."""

@@ -3,6 +3,7 @@
 ::
 
     pages -> yahoo_session   one request: yfinance, with time-outs, budget, breaker and retry
+          -> yahoo_errors    what failed, as an error of ours
           -> yahoo_chart     what the answer says; refusals to errors; no live row
           -> yahoo_splits    Yahoo's split-adjusted prices back to raw
 
@@ -118,7 +119,7 @@ class YahooBroker:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._clock = clock
-        self._calendar = calendar or (lambda: calendar_for(_EXCHANGE, clock.now_us()))
+        self._calendar = calendar or self._own_calendar
         self._provider = provider
         self._on_notice = on_notice
         self._noticed: set[str] = set()
@@ -131,6 +132,12 @@ class YahooBroker:
             sleep=sleep,
         )
         self._book = SplitBook(self._ask_splits, self._midnight)
+
+    def __repr__(self) -> str:
+        return f"YahooBroker({self._provider!r})"
+
+    def _own_calendar(self) -> TradingCalendar:
+        return calendar_for(_EXCHANGE, self._clock.now_us())
 
     @property
     def provider(self) -> str:

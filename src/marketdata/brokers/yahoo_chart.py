@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from marketdata.brokers.yahoo_session import Refusal, Reply
+from marketdata.brokers.yahoo_errors import Refusal
+from marketdata.brokers.yahoo_session import Reply
 from marketdata.calendars import TradingCalendar
 from marketdata.errors import BrokerResponseError, DataUnavailableError, MarketDataError
 from marketdata.resample import bar_span, closed_until

@@ -13,7 +13,6 @@ files (locked by other processes), not its configuration.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -29,36 +28,23 @@ import requests
 
 from marketdata.brokers.resilience import Caller, CircuitBreaker, RequestGate
 from marketdata.brokers.transport import Transport
-from marketdata.brokers.transport import translate as translate_requests
-from marketdata.clock import Deadline
-from marketdata.errors import (
-    AuthenticationError,
-    BrokerError,
-    BrokerResponseError,
-    BrokerTimeoutError,
-    BrokerUnavailableError,
-    MarketDataError,
-    RateLimitError,
+from marketdata.brokers.yahoo_errors import (
+    Refusal,
+    chart_error,
+    error_of_status,
+    out_of_time,
+    translate,
 )
+from marketdata.clock import Deadline
+from marketdata.errors import MarketDataError
 
 log = logging.getLogger("marketdata.brokers.yahoo")
 
-RATE_LIMIT_PAUSE: Final = 60.0
-"""Seconds of silence after a 429 that names none; Yahoo's do not."""
 _COOKIE_SECONDS: Final = 5.0
 _COOKIE_PAUSE: Final = 600.0
 """Seconds without asking for cookies once their hosts, which some networks block, did not answer."""
 _CHART_PATH: Final = "/v8/finance/chart/"
 _ZONE: Final = "America/New_York"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Yahoo's own words for why there is no chart: ``chart.error`` of its JSON body."""
-
-    status: int
-    code: str
-    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +137,7 @@ class _Exchange:
 
     def _pay(self, chart: bool) -> None:
         if self._deadline.expired:
-            raise _out_of_time(self._deadline)
+            raise out_of_time(self._deadline)
         if chart and self._paid:
             self._paid = False
         else:
@@ -174,7 +160,7 @@ class _Exchange:
         if error is not None and 400 <= status < 500 and status not in (401, 403, 429):
             self.refusal = Refusal(status, *error)
         else:
-            self.failure = _status_error(status, response)
+            self.failure = error_of_status(status, response)
         raise _ChartStoppedError
 
 
@@ -252,7 +238,7 @@ class YahooLine:
     ) -> Reply:
         left = deadline.remaining()
         if not self._lock.acquire(timeout=-1 if left == float("inf") else left):
-            raise _out_of_time(deadline)
+            raise out_of_time(deadline)
         try:
             exchange = self._exchange = _Exchange(
                 self._gate, self._cookies, self._timeouts, deadline
@@ -303,42 +289,6 @@ class YahooLine:
         """Send one HTTP request for the call of yfinance under way; for the session."""
         assert self._exchange is not None
         return self._exchange.send(perform, method, url, options)
-
-
-def chart_error(body: bytes) -> tuple[str, str] | None:
-    """Return code and description of ``chart.error``, or None where the body holds none."""
-    try:
-        error = json.loads(body)["chart"]["error"]
-        return (str(error["code"]), str(error.get("description") or "")) if error else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _status_error(status: int, response: Any) -> BrokerError:
-    if status == 429:
-        pause = _seconds(response.headers.get("Retry-After"))
-        return RateLimitError(
-            "Yahoo answers 429: too many requests",
-            cure=f"try again in {pause:.0f} s",
-            retry_after=pause,
-            status=status,
-        )
-    if status in (401, 403):
-        return AuthenticationError(
-            f"Yahoo answers {status} to requests from here",
-            cure="update yfinance, or try from another network",
-            status=status,
-        )
-    if status >= 500:
-        return BrokerUnavailableError(f"Yahoo answers {status}", status=status)
-    return BrokerResponseError(f"Yahoo answers {status} without a reason", status=status)
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        return max(1.0, float(text)) if text else RATE_LIMIT_PAUSE
-    except ValueError:
-        return RATE_LIMIT_PAUSE
 
 
 # ------------------------------------------------------------------------------------- sessions
@@ -407,48 +357,6 @@ def _private_data(session: Any) -> Any:
     data._save_cookie_curlCffi = keep_cookie
     data._load_cookie_curlCffi = lambda: False
     return data
-
-
-# ----------------------------------------------------------------------------------------- seam
-
-_CURL: Final[tuple[tuple[str, type[BrokerError], bool], ...]] = (
-    ("Timeout", BrokerTimeoutError, True),
-    ("ChunkedEncodingError", BrokerResponseError, True),
-    ("ContentDecodingError", BrokerResponseError, True),
-    ("IncompleteRead", BrokerResponseError, True),
-    ("InvalidJSONError", BrokerResponseError, True),
-    ("TooManyRedirects", BrokerResponseError, False),
-    ("CurlError", BrokerUnavailableError, True),
-)
-"""By the names of curl_cffi's exception classes, so that it need not be imported to know them."""
-
-
-def translate(error: Exception, deadline: Deadline) -> BrokerError:
-    """Return the error of ours that an exception below stands for: requests', curl_cffi's,
-    yfinance's or any other."""
-    if isinstance(error, requests.RequestException):
-        return translate_requests(error, "Yahoo", deadline)
-    names = {cls.__name__ for cls in type(error).__mro__}
-    cause = type(error).__name__
-    if "YFRateLimitError" in names:
-        return RateLimitError(
-            "Yahoo answers 429: too many requests", retry_after=RATE_LIMIT_PAUSE, cause=cause
-        )
-    for name, kind, transient in _CURL:
-        if name in names:
-            found = kind(f"Yahoo: {error}", transient=transient, cause=cause)
-            if name == "Timeout" and deadline.expired:
-                found.facts["cut_by_deadline"] = True
-            return found
-    return BrokerResponseError(f"yfinance failed: {cause}: {str(error)[:200]}", cause=cause)
-
-
-def _out_of_time(deadline: Deadline) -> BrokerTimeoutError:
-    return BrokerTimeoutError(
-        f"the call's {deadline.seconds or 0:g} s are over",
-        cure="allow more time with timeout=",
-        cut_by_deadline=True,
-    )
 
 
 # ---------------------------------------------------------------------------------------- quiet

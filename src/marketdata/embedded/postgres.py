@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from marketdata.embedded.processes import (
     run_as,
     server_account,
     spawn_detached,
+    start_child,
 )
 from marketdata.embedded.server import Server
 from marketdata.errors import ConfigurationError, StoreUnavailableError
@@ -122,8 +122,7 @@ class Postgres(Server):
         account = server_account()
         programs = find_postgres(account)
         private_directory(self._sockets, account)
-        fresh = not (self.directory / "PG_VERSION").exists()
-        if fresh:
+        if not (self.directory / "PG_VERSION").exists():
             self._initialise(programs, account, lock, deadline)
         self._check_version()
         self._remove_stale_locks()
@@ -138,10 +137,6 @@ class Postgres(Server):
         for option, value in options.items():
             argv += ["-c", f"{option}={value}"]
         spawn_detached(argv, log=self.log, fds=[lock.fd], account=account)
-        if fresh:
-            # The files initdb wrote reach the disk while the first user works already.
-            sync = [programs.initdb, "--sync-only", "-D", str(self.directory)]
-            spawn_detached(sync, log=Path(os.devnull), account=account)
         self._record(postgres_version=programs.version)
 
     def place(self) -> None:
@@ -185,7 +180,22 @@ class Postgres(Server):
             raise StoreUnavailableError("initdb did not finish in time") from None
         if done.returncode != 0:
             raise StoreUnavailableError(f"initdb failed: {done.stderr.strip()[-2000:]}")
+        self.unsynced.touch()
         draft.rename(self.directory)
+
+    @property
+    def unsynced(self) -> Path:
+        """A file that exists until what initdb wrote is known to be on the disk."""
+        return self.directory.with_name("unsynced")
+
+    def start_sync(self) -> subprocess.Popen[bytes]:
+        """Write a new cluster's files to disk in a child process.
+
+        Left to the supervisor, because it doubles the time to the first query.
+        """
+        account = server_account()
+        sync = [find_postgres(account).initdb, "--sync-only", "-D", str(self.directory)]
+        return start_child(sync, account)
 
     def _check_version(self) -> None:
         found = (self.directory / "PG_VERSION").read_text().strip()

@@ -85,6 +85,21 @@ def run_as(
     )
 
 
+def start_child(argv: Sequence[str], account: Account | None) -> subprocess.Popen[bytes]:
+    """Start a silent child process as `account`, for the caller to wait for."""
+    return subprocess.Popen(  # noqa: S603
+        argv,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=server_environment(),
+    )
+
+
 def spawn_detached(
     argv: Sequence[str],
     *,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from marketdata.embedded.home import Home, deadline_after
 from marketdata.embedded.locks import LockFile, is_held
+from marketdata.embedded.postgres import Postgres
 from marketdata.embedded.processes import send, works_in
 from marketdata.embedded.servers import made_servers, stop_servers
 from marketdata.errors import MarketDataError
@@ -20,6 +22,7 @@ from marketdata.errors import MarketDataError
 POLL_SECONDS = 0.25
 _TOUCH_SECONDS = 3600.0
 _RESTARTS = 5
+_SYNC_AFTER = 5.0
 
 
 def main(path: Path, lock_fd: int) -> None:
@@ -45,17 +48,21 @@ class Watch:
         self._touched = time.monotonic()
         self._runtime: Path | None = None
         self._working: dict[int, Path] = {}
+        self._began = time.monotonic()
+        self._sync: subprocess.Popen[bytes] | None = None
 
     def step(self) -> bool:
         """Look once; return True when the servers are stopped and the watch is over."""
         try:
             if self._home_is_gone():
+                self._end_sync()
                 self._end_servers_without_home()
                 return True
             self._note_servers()
             if self._needed():
                 self._restart_dead()
                 self._touch_sockets()
+                self._sync_new_cluster()
                 return False
             return self._stop_unless_needed()
         except (MarketDataError, OSError):
@@ -93,6 +100,7 @@ class Watch:
             # Whoever registered while we waited for the lock is served by the running servers.
             if self._needed():
                 return False
+            self._end_sync()
             stop_servers(self._home, deadline_after(90))
             self._home.sweep_users()
             # Before the home's lock is free: the next user shall start a supervisor of its own.
@@ -115,6 +123,23 @@ class Watch:
                     server.ensure(deadline_after(60))
         finally:
             lock.release()
+
+    def _sync_new_cluster(self) -> None:
+        """Bring a cluster that initdb has just written to the disk, besides the users' work."""
+        cluster = Postgres(self._home)
+        if self._sync is not None:
+            if self._sync.poll() == 0:
+                cluster.unsynced.unlink(missing_ok=True)
+            if self._sync.poll() is not None:
+                self._sync = None
+        elif time.monotonic() - self._began > _SYNC_AFTER and cluster.unsynced.exists():
+            self._began = time.monotonic()
+            self._sync = cluster.start_sync()
+
+    def _end_sync(self) -> None:
+        if self._sync is not None:
+            self._sync.kill()
+            self._sync.wait()
 
     def _touch_sockets(self) -> None:
         """Keep the sockets' directories young, so that cleaners of ``/tmp`` pass them over."""

@@ -6,8 +6,9 @@ it unchanged: in tests, in the demo, and wherever there are no keys. All of it i
 
 from marketdata.sandbox.app import RecordedRequest
 from marketdata.sandbox.faults import Fault, FaultPlan
+from marketdata.sandbox.files import FileMarket
 from marketdata.sandbox.generated import GeneratedMarket, simulated
-from marketdata.sandbox.server import Sandbox
+from marketdata.sandbox.server import Sandbox, serve
 from marketdata.sandbox.source import Action, Asset, MarketSource
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "Asset",
     "Fault",
     "FaultPlan",
+    "FileMarket",
     "GeneratedMarket",
     "MarketSource",
     "RecordedRequest",
     "Sandbox",
+    "serve",
     "simulated",
 ]

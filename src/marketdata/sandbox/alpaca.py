@@ -254,7 +254,7 @@ class AlpacaData:
         if (split and factors is not None) or paid is not None:
             # Alpaca rounds adjusted prices to cents.
             out.values[[OPEN, HIGH, LOW, CLOSE]] = np.round(out.values[[OPEN, HIGH, LOW, CLOSE]], 2)
-            out.values[VOLUME] = np.round(out.values[VOLUME], 6)
+            out.values[[VOLUME, VWAP]] = np.round(out.values[[VOLUME, VWAP]], 6)
         return out
 
     def _dividend_factors(self, symbol: str, bars: Bars) -> Any:
@@ -406,5 +406,3 @@ def _read_token(token: str, symbols: Sequence[str]) -> tuple[str, int]:
     if symbol not in symbols:
         raise ApiError(400, "invalid page_token")
     return symbol, micros
-
-

@@ -59,7 +59,7 @@ class RequestLog(Sequence[RecordedRequest]):
         with self._lock:
             self._requests.append(request)
 
-    def count(self, prefix: str = "", **params: str) -> int:  # type: ignore[override]
+    def count(self, prefix: str = "", **params: str) -> int:
         """Return how many paths begin with `prefix`, with these query parameters."""
         return len(self.matching(prefix, **params))
 
@@ -320,5 +320,3 @@ async def _call(
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error.response()
-
-

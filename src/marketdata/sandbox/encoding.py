@@ -9,6 +9,7 @@ has none is written with ``repr``, which round-trips too.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import date
 from typing import Final
@@ -107,7 +108,7 @@ def _numbers(values: Floats) -> Bytes:
             exact = (scaled / factor == values) & (np.abs(scaled) < _EXACT)
         if exact.all() and not (np.signbit(values)).any():
             return _decimals(scaled.astype(np.int64), digits)
-    texts = ["null" if v != v else json.dumps(v) for v in values.tolist()]
+    texts = ["null" if math.isnan(v) else json.dumps(v) for v in values.tolist()]
     width = max(map(len, texts))
     return np.array(texts, f"S{width}").view(np.uint8).reshape(len(texts), width)
 

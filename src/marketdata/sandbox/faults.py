@@ -18,7 +18,7 @@ A fault names the requests it concerns and what happens to them. Kinds:
 ``empty_token``  ``"next_page_token": ""``
 ``same_token`` the token of the request comes back as the next one
 ``bad_rows``   spoil rows of the page: every name in `rows`, see `Row`
-``forming``    add the running, unclosed bar to every symbol of the page
+``forming``    add a bar one minute after each symbol's last one, closed or not
 ``short_page`` serve at most `limit` bars in the page; its token continues rightly
 =============  ====================================================================================
 """

@@ -12,17 +12,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from marketdata.calendars import TradingCalendar, calendar_for
 from marketdata.clock import SystemClock
-from marketdata.sandbox.source import Action, Asset, Basis, day_number
+from marketdata.sandbox.noise import levels, normals, uniforms
+from marketdata.sandbox.paths import PRE_MINUTES, TICK, session_prices, ticks_of, volume_profile
+from marketdata.sandbox.source import Action, Asset, Basis, day_number, day_of
 from marketdata.sandbox.universe import BUILT_IN, Listing, listing_of
 from marketdata.spans import Span
 from marketdata.types import (
@@ -37,69 +38,17 @@ from marketdata.types import (
     VOLUME,
     VWAP,
     Bars,
-    Bools,
     Floats,
     Int64s,
 )
 
-UInt64s = NDArray[np.uint64]
-
-PRE_MINUTES: Final = 330
-"""From 04:00 to 09:30."""
-_TICK: Final = 10_000
-"""Prices are whole numbers of 1/10,000 dollar, as on the tape."""
-_OCTAVES: Final = 2 ** np.arange(12, dtype=np.int64)
-_GROWTH: Final = 0.06
-_GROWTH_FROM: Final = day_number(date(2025, 1, 1))
 _TRADE_SIZE: Final = 150.0
-_ODD_PRICES: Final = 0.03
-"""Share of minute prices that are not whole cents."""
 _FRACTIONAL: Final = 0.02
 """Share of minute volumes that are not whole shares."""
 _ANOMALOUS: Final = 1 / 5000
 """Share of regular minutes whose open lies outside [low, high], as trade conditions allow."""
 _CACHE_BYTES: Final = 256 * 2**20
 _BLOCK: Final = 64
-
-
-# --------------------------------------------------------------------------- noise by address
-
-
-def _mixed(x: UInt64s) -> UInt64s:
-    """Scatter 64-bit numbers (the finaliser of splitmix64)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def uniforms(key: int, stream: int, index: Int64s) -> Floats:
-    """Return numbers in [0, 1) addressed by key, stream and index; any shape."""
-    salt = (key + stream * 0x9E3779B97F4A7C15) % 2**64
-    mixed = _mixed(_mixed(index.astype(np.uint64) + np.uint64(salt)) ^ np.uint64(key))
-    return np.asarray((mixed >> np.uint64(11)) * 2.0**-53)
-
-
-def _normals(key: int, stream: int, index: Int64s) -> Floats:
-    """Return nearly normal numbers (three uniforms), within plus and minus three."""
-    total = sum(uniforms(key, stream * 3 + s, index) for s in range(3))
-    return np.asarray(total * 2.0 - 3.0)
-
-
-def _levels(key: int, volatility: float, days: Int64s) -> Floats:
-    """Return the logarithm of price relative to its typical level, for days since 1970-01-01.
-
-    Noise of doubling periods, interpolated: its daily moves have the given standard deviation,
-    and it stays within a factor of a few of its level for ever.
-    """
-    cell, inside = np.divmod(days[None, :], _OCTAVES[:, None])
-    # Each octave reads its own part of one index space.
-    base = cell + (np.arange(len(_OCTAVES)) << 40)[:, None]
-    noise = _normals(key, 1, np.stack([base, base + 1]))
-    part = inside / _OCTAVES[:, None]
-    heights = noise[0] * (1 - part) + noise[1] * part
-    weights = 0.5 * volatility * np.sqrt(_OCTAVES)
-    growth = _GROWTH / 365 * (days - _GROWTH_FROM)
-    return np.asarray((heights * weights[:, None]).sum(axis=0) + growth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,20 +149,15 @@ class GeneratedMarket:
         key = self._key(listing.symbol)
         splits = {day for day, _, _ in listing.splits}
         splits |= {a.ex_date for a in self._added.get(listing.symbol, [])}
-        last = calendar.session_date(len(calendar.midnight) - 1)
-        wanted = [
-            date(year, month, 5 + key % 15)
-            for year in range(listing.listed.year, last.year + 1)
-            for month in (3, 6, 9, 12)
-        ]
-        wanted = [d for d in wanted if listing.listed + timedelta(30) < d <= last]
-        at = np.searchsorted(calendar.midnight, [calendar.midnight_of(d) for d in wanted])
-        at = at[at < len(calendar.midnight)]
-        days = [calendar.session_date(int(i)) for i in at]
-        level = self._closes(listing, np.array([day_number(d) for d in days], np.int64))
+        sessions = calendar.midnight // DAY
+        wanted = _quarter_days(5 + key % 15)
+        wanted = wanted[(wanted > day_number(listing.listed) + 30) & (wanted <= sessions[-1])]
+        numbers = sessions[np.searchsorted(sessions, wanted)]
+        days = [day_of(n) for n in numbers.tolist()]
+        closes = self._closes(listing, numbers)
         return [
             Action(listing.symbol, day, amount=max(0.01, round(c * listing.dividend / 4, 2)))
-            for day, c in zip(days, level.tolist(), strict=True)
+            for day, c in zip(days, closes.tolist(), strict=True)
             if day not in splits
         ]
 
@@ -232,29 +176,29 @@ class GeneratedMarket:
         return factors
 
     def _closes(self, listing: Listing, days: Int64s) -> Floats:
-        levels = np.exp(_levels(self._key(listing.symbol), listing.volatility, days))
-        return np.asarray(listing.price * levels * self._share_factors(listing, days))
+        typical = np.exp(levels(self._key(listing.symbol), listing.volatility, days))
+        return np.asarray(listing.price * typical * self._share_factors(listing, days))
 
     def _figures(self, listing: Listing, calendar: TradingCalendar, low: int, high: int) -> _Days:
         """Return the figures of sessions `low` to `high` (exclusive) of `calendar`."""
         key = self._key(listing.symbol)
         days = calendar.midnight[max(low - 1, 0) : high] // DAY
-        levels = listing.price * np.exp(_levels(key, listing.volatility, days))
+        level = listing.price * np.exp(levels(key, listing.volatility, days))
         share = self._share_factors(listing, days)[-(high - low) :]
-        close = levels[-(high - low) :] * share
-        before = (levels[:-1] if low else levels) * share
+        close = level[-(high - low) :] * share
+        before = (level[:-1] if low else level) * share
         days = days[-(high - low) :]
         spread = listing.volatility
-        open_ = before * np.exp(0.4 * spread * _normals(key, 3, days))
-        up, down = np.abs(_normals(key, 4, days)), np.abs(_normals(key, 5, days))
+        open_ = before * np.exp(0.4 * spread * normals(key, 3, days))
+        up, down = np.abs(normals(key, 4, days)), np.abs(normals(key, 5, days))
         top = np.maximum(open_, close) * np.exp(0.5 * spread * up)
         bottom = np.minimum(open_, close) * np.exp(-0.5 * spread * down)
-        prices = _ticks(np.stack([open_, top, bottom, close]))
+        prices = ticks_of(np.stack([open_, top, bottom, close]))
         prices[1] = prices.max(axis=0)
         prices[2] = prices.min(axis=0)
         moved = np.abs(np.log(close / open_)) / spread
-        volume = listing.volume / share * np.exp(0.3 * _normals(key, 6, days) + 0.25 * moved)
-        return _Days(prices, np.rint(volume), _ticks(before))
+        volume = listing.volume / share * np.exp(0.3 * normals(key, 6, days) + 0.25 * moved)
+        return _Days(prices, np.rint(volume), ticks_of(before))
 
     def days(self, symbol: str, span: Span, feed: str) -> Bars:
         listing = listing_of(symbol)
@@ -271,7 +215,7 @@ class GeneratedMarket:
         key = self._key(symbol)
         midnight = calendar.midnight[low:high]
         values = np.empty((len(COLUMNS), high - low))
-        values[:4] = figures.prices / _TICK
+        values[:4] = figures.prices / TICK
         values[VOLUME] = figures.volume
         trades = np.rint(figures.volume / (60 + 60 * uniforms(key, 31, midnight)))
         values[TRADE_COUNT] = np.maximum(trades, 1)
@@ -341,16 +285,16 @@ class GeneratedMarket:
         rng = np.random.Generator(np.random.Philox(key=key))
         chance, odd, part, size = rng.random((4, total))
         noise = rng.standard_normal((4, total))
-        weights = volume * _profile(regular, total)
+        weights = volume * volume_profile(regular, total)
         quiet = chance >= -np.expm1(-weights / _TRADE_SIZE)
         if quiet[PRE_MINUTES : PRE_MINUTES + regular].all():
             quiet[PRE_MINUTES + int(part[0] * regular)] = False
         at = np.flatnonzero(~quiet)
         pre, reg = np.searchsorted(at, (PRE_MINUTES, PRE_MINUTES + regular)).tolist()
         sections = (pre, reg - pre, len(at) - reg)
-        prices = _paths(day, before, sections, noise[:, at], odd[at])
+        prices = session_prices(day, before, sections, noise[:, at], odd[at])
         values = np.empty((len(COLUMNS), len(at)))
-        values[:4] = prices / _TICK
+        values[:4] = prices / TICK
         traded = np.maximum(np.rint(weights[at] * np.exp(0.5 * noise[3, at])), 1.0)
         # Fractional shares have been on the tape since February 2026, in any size.
         odd_lot = part[at] < _FRACTIONAL
@@ -367,8 +311,15 @@ class GeneratedMarket:
         inner = np.zeros(len(at), np.bool_)
         inner[pre + 1 : reg - 1] = True
         outside = inner & (strange < _ANOMALOUS)
-        values[OPEN, outside] = (top[outside] + 100) / _TICK
+        values[OPEN, outside] = (top[outside] + 100) / TICK
         return Bars(opening + at * MINUTE, values)
+
+
+@lru_cache(maxsize=32)
+def _quarter_days(day: int) -> Int64s:
+    """Return `day` of every quarter's last month from 1990 on, as days since 1970-01-01."""
+    found = [day_number(date(y, m, day)) for y in range(1990, 2100) for m in (3, 6, 9, 12)]
+    return np.array(found, np.int64)
 
 
 @lru_cache(maxsize=65536)
@@ -378,76 +329,6 @@ def _symbol_key(seed: int, symbol: str) -> int:
 
 def _calendar(moment: int) -> TradingCalendar:
     return calendar_for("XNYS", max(moment, SystemClock().now_us()))
-
-
-def _ticks(prices: Floats) -> Int64s:
-    """Return whole ticks: cents from a dollar up, ticks below, at least one."""
-    ticks = prices * _TICK
-    cents = np.rint(ticks / 100) * 100
-    return np.maximum(np.where(ticks >= _TICK, cents, np.rint(ticks)), 1).astype(np.int64)
-
-
-@lru_cache(maxsize=8)
-def _profile(regular: int, total: int) -> Floats:
-    """Return each minute's share of the day's volume: busy at open and close, thin outside."""
-    x = np.linspace(-1, 1, regular)
-    busy = 0.6 + 1.8 * x**4
-    before = np.linspace(0.05, 1, PRE_MINUTES) ** 2
-    after = np.linspace(1, 0.1, total - PRE_MINUTES - regular) ** 3
-    parts = ((before, 0.012), (busy, 0.94), (after, 0.02))
-    return np.concatenate([share * p / p.sum() for p, share in parts])
-
-
-def _bridge(start: float, end: float, steps: Floats, width: float) -> Floats:
-    """Return a path of len(steps) + 1 points from `start` to `end`."""
-    count = len(steps)
-    path = np.concatenate([[0.0], np.cumsum(steps)]) * (width / np.sqrt(max(count, 1)))
-    part = np.linspace(0.0, 1.0, count + 1)
-    return np.asarray(start + (end - start) * part + path - part * path[-1])
-
-
-def _paths(
-    day: Int64s, before: int, sections: tuple[int, int, int], noise: Floats, odd: Floats
-) -> Int64s:
-    """Return open, high, low and close in ticks of the bars before, in and after regular hours."""
-    day_open, top, bottom, day_close = (int(x) for x in day)
-    pre, regular, _ = sections
-    width = float(max(top - bottom, 1))
-    inside = slice(pre, pre + regular)
-    last = day_close + 0.1 * width * float(noise[2, 0])
-    legs = (
-        _bridge(before, day_open, noise[0, :pre], 0.3 * width),
-        _fold(_bridge(day_open, day_close, noise[0, inside], 0.5 * width), bottom, width),
-        _bridge(day_close, last, noise[0, pre + regular :], 0.1 * width),
-    )
-    open_ = np.concatenate([leg[:-1] for leg in legs])
-    close = np.concatenate([leg[1:] for leg in legs])
-    reach = 0.3 * width / np.sqrt(max(regular, 1))
-    # A bar seldom opens exactly where the one before it closed.
-    open_ = open_ + np.where(np.arange(len(open_)) == pre, 0.0, 0.3 * reach * noise[2])
-    high = np.maximum(open_, close) + reach * np.abs(noise[1])
-    low = np.minimum(open_, close) - reach * np.abs(noise[3])
-    prices = np.stack([open_, high, low, close])
-    prices[:, inside] = np.clip(prices[:, inside], bottom, top)
-    ticks = _bar_ticks(prices, odd)
-    ticks[HIGH, pre + int(np.argmax(prices[HIGH, inside]))] = top
-    ticks[LOW, pre + int(np.argmin(prices[LOW, inside]))] = bottom
-    ticks[OPEN, pre], ticks[CLOSE, pre + regular - 1] = day_open, day_close
-    ticks[HIGH] = ticks.max(axis=0)
-    ticks[LOW] = ticks.min(axis=0)
-    return ticks
-
-
-def _bar_ticks(prices: Floats, odd: Floats) -> Int64s:
-    exact: Bools = (odd < _ODD_PRICES) | (prices[LOW] < _TICK)
-    return np.maximum(np.where(exact, np.rint(prices), np.rint(prices / 100) * 100), 1).astype(
-        np.int64
-    )
-
-
-def _fold(path: Floats, bottom: float, width: float) -> Floats:
-    """Reflect a path back into [bottom, bottom + width]."""
-    return np.asarray(bottom + width - np.abs((path - bottom) % (2 * width) - width))
 
 
 def _iex(bars: Bars, key: int, *, keep_all: bool = False) -> Bars:
@@ -465,5 +346,3 @@ def _iex(bars: Bars, key: int, *, keep_all: bool = False) -> Bars:
 def simulated(count: int) -> list[str]:
     """Return the first `count` simulated symbols, ``S00001`` and on."""
     return [f"S{n:05d}" for n in range(1, count + 1)]
-
-

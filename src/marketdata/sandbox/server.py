@@ -8,24 +8,30 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from marketdata.clock import Clock, SystemClock
+from marketdata.clock import Clock, SystemClock, parse_clock
 from marketdata.errors import ConfigurationError
 from marketdata.sandbox.alpaca import AlpacaData
 from marketdata.sandbox.app import Guard, RequestLog, SandboxApp
 from marketdata.sandbox.control import control_routes
 from marketdata.sandbox.faults import FaultPlan
+from marketdata.sandbox.files import FileMarket
 from marketdata.sandbox.generated import GeneratedMarket
-from marketdata.sandbox.source import MarketSource
+from marketdata.sandbox.source import Basis, MarketSource
 from marketdata.sandbox.trading import AlpacaTrading
 from marketdata.sandbox.view import MarketView
 from marketdata.sandbox.yahoo import YahooChart
+
+_log = logging.getLogger(__name__)
+# A response that a fault cuts short is no error of the server.
+_log.addFilter(lambda record: "without completing response" not in record.getMessage())
 
 
 class Sandbox:
@@ -210,8 +216,6 @@ class Sandbox:
             # Requests name hundreds of symbols in their query.
             h11_max_incomplete_event_size=1 << 20,
         )
-        # The connections that faults cut short are not errors of the server.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server = uvicorn.Server(config)
         return self._server
 
@@ -228,6 +232,10 @@ class _Connections:
         connections = self
 
         class Protocol(H11Protocol):
+            def __init__(self, *args: Any, **settings: Any) -> None:
+                super().__init__(*args, **settings)
+                self.logger = _log
+
             def connection_made(self, transport: Any) -> None:
                 super().connection_made(transport)
                 connections._loop = asyncio.get_running_loop()
@@ -277,3 +285,49 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    seed: int = 7,
+    data: Sequence[str | Path] = (),
+    basis: Basis = "raw",
+    clock: str = "system",
+    rate_limit: int | None = None,
+    free_plan: bool = False,
+    ready: Callable[[Sandbox], None] | None = None,
+) -> None:
+    """Run a sandbox on this thread until SIGINT or SIGTERM; for the command line.
+
+    Parameters
+    ----------
+    data : sequence of paths
+        Files or folders of a `FileMarket`; none serves the generated market of `seed`.
+    basis : {"raw", "split"}
+        Share basis of `data`.
+    clock : str
+        As ``MARKETDATA_CLOCK``: ``system``, an instant, or ``replay:START@SPEED``.
+    free_plan : bool
+        The free plan: 200 requests a minute unless `rate_limit` says otherwise, and no SIP data
+        of the last 15 minutes.
+    ready : callable, optional
+        Called with the sandbox, its port bound, before it serves.
+
+    Raises
+    ------
+    ConfigurationError
+        Unreadable clock or data, or an address that cannot be listened on.
+    """
+    limit = 200 if free_plan and rate_limit is None else rate_limit
+    sandbox = Sandbox(
+        FileMarket(data, basis=basis) if data else None,
+        clock=parse_clock(clock),
+        host=host,
+        port=port,
+        seed=seed,
+        rate_limit=limit,
+        entitled_sip=not free_plan,
+    )
+    if ready is not None:
+        ready(sandbox)
+    sandbox.serve_forever()

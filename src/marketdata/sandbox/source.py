@@ -132,7 +132,13 @@ def day_number(day: date) -> int:
 
 
 def day_of(number: int) -> date:
+    """Return the date that is `number` days after 1970-01-01."""
     return date.fromordinal(number + _EPOCH)
+
+
+def plain_number(number: float) -> int | float:
+    """Return a whole number as int, as JSON from the vendors has it."""
+    return int(number) if number == int(number) else number
 
 
 # ------------------------------------------------------------------------------ share basis

@@ -43,7 +43,7 @@ def _spoil_rows(page: Page, fault: Fault) -> None:
     rows = next((r for r in _series(page).values() if len(r) > len(fault.rows) + 1), None)
     if rows is None:
         return
-    damage = {
+    damage: dict[str, dict[str, Any]] = {
         "nan": {"c": float("nan")},
         "null": {"c": None},
         "infinite": {"h": float("inf")},

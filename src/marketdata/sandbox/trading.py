@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from marketdata.clock import from_micros
 from marketdata.sandbox.alpaca import ApiError, json_response, parse_date, parse_limit
-from marketdata.sandbox.source import Action, Asset
+from marketdata.sandbox.source import Action, Asset, plain_number
 from marketdata.sandbox.view import MarketView
 
 _NAMESPACE: Final = uuid.UUID("5a4d0a5e-62a4-4d1c-9f0e-6d61726b6574")
@@ -211,7 +211,7 @@ def _action_json(action: Action) -> dict[str, Any]:
             "foreign": False,
             "payable_date": action.processed.isoformat(),
         }
-    rates = {"new_rate": action.new, "old_rate": action.old}
+    rates = {"new_rate": plain_number(action.new), "old_rate": plain_number(action.old)}
     if kind == "forward_split":
         return record | rates | {"cusip": cusip, "payable_date": action.processed.isoformat()}
     return record | rates | {"old_cusip": cusip, "new_cusip": cusip[::-1]}
@@ -227,5 +227,3 @@ def _read_offset(token: str | None) -> int:
         return int(offset)
     except (binascii.Error, ValueError):
         raise ApiError(400, "invalid page_token") from None
-
-

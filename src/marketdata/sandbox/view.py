@@ -163,5 +163,3 @@ class MarketView:
         """
         actions = self.source.actions(symbol)
         return basis_factors(timestamps, actions, self.source.basis, wanted, self.today)
-
-

@@ -186,7 +186,7 @@ class Database:
     def _transaction(self, snapshot: bool) -> Iterator[Connection]:
         with self.engine.connect() as connection:
             if snapshot:
-                connection = connection.execution_options(
+                connection.execution_options(
                     isolation_level="REPEATABLE READ", postgresql_readonly=True
                 )
             raw = driver(connection)

@@ -47,11 +47,9 @@ SELECT current_setting('server_version') AS server_version,
        (SELECT count(*) FROM pg_partition_tree('market_data_bars'::regclass) WHERE isleaf)
            AS partitions,
        count(*) AS series, count(DISTINCT symbol) AS symbols,
-       coalesce(sum(bar_count), 0)::bigint AS bars, max(last_fetched_at) AS last_fetched_at
+       coalesce(sum(bar_count), 0)::bigint AS bars, max(last_fetched_at) AS last_fetched_at,
+       pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean AS read_only
 FROM series
-""")
-_READ_ONLY: Final = text("""
-SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
 """)
 
 
@@ -135,7 +133,7 @@ class Holdings:
 
     def series(self, symbols: Sequence[str] | None = None) -> list[SeriesKey]:
         """Return the series stored, of `symbols` or of all."""
-        return [SeriesKey(p, f, s, Timeframe(t)) for p, f, s, t in self._of(_SERIES, symbols)]
+        return [_key(*row) for row in self._of(_SERIES, symbols)]
 
     def metadata(self, symbols: Sequence[str] | None = None) -> list[SymbolMetadata]:
         """Return the rows of ``symbol_metadata``, of `symbols` or of all."""
@@ -143,15 +141,11 @@ class Holdings:
 
     def holdings(self, symbols: Sequence[str] | None = None) -> list[Holding]:
         """Return the rows of ``market_data_holdings``, of `symbols` or of all."""
-        return [
-            Holding(SeriesKey(*row[:3], Timeframe(row[3])), *row[4:])
-            for row in self._of(_HOLDINGS, symbols)
-        ]
+        return [Holding(_key(*row[:4]), *row[4:]) for row in self._of(_HOLDINGS, symbols)]
 
     def status(self) -> StoreStatus:
         """Return counts, sizes and the server's version."""
-        read_only = bool(self._one(_READ_ONLY)[0])
-        return StoreStatus(*self._one(_STATUS), read_only=read_only)
+        return StoreStatus(*self._one(_STATUS))
 
     def _one(self, statement: Any) -> Sequence[Any]:
         return self._database.run(lambda c: c.execute(statement).one(), snapshot=True)
@@ -159,3 +153,7 @@ class Holdings:
     def _of(self, statement: Any, symbols: Sequence[str] | None) -> Sequence[Any]:
         parameters = {"symbols": None if symbols is None else list(symbols)}
         return self._database.run(lambda c: c.execute(statement, parameters).all(), snapshot=True)
+
+
+def _key(provider: str, feed: str, symbol: str, timeframe: str) -> SeriesKey:
+    return SeriesKey(provider, feed, symbol, Timeframe(timeframe))

@@ -63,7 +63,7 @@ def migration_sql(schema: str, migrations: Sequence[Migration] | None = None) ->
     for migration in migrations:
         parts.append(f"\n-- {migration.number:03}_{migration.name}\n{migration.statements}")
         parts.append(
-            "INSERT INTO schema_migrations (number, name, checksum) VALUES "
+            "INSERT INTO schema_migrations (number, name, checksum) VALUES "  # noqa: S608
             f"({migration.number}, '{migration.name}', '{migration.checksum}');"
         )
     return "\n".join([*parts, "COMMIT;", ""])

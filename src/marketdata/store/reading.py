@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from psycopg import sql
@@ -161,7 +161,7 @@ def _months(span: Span) -> Iterator[Span]:
 
 def _copy_blocks(
     raw: Driver, group: tuple[str, str, str], blocks: Sequence[_Block]
-) -> Iterator[tuple[int, bytes, ...]]:
+) -> Iterator[tuple[Any, ...]]:
     provider, feed, timeframe = group
     statement = _PACKED.format(
         columns=_PACKED_COLUMNS,
@@ -177,7 +177,7 @@ def _copy_blocks(
     )
     with raw.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types(_PACKED_TYPES)
-        yield from copy.rows()  # type: ignore[misc]
+        yield from copy.rows()
 
 
 def _instants(micros: Iterable[int]) -> list[datetime]:

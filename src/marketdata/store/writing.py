@@ -7,16 +7,19 @@
 4. Merge coverage and counts in SQL, call `before_commit`, COMMIT.
 """
 
+# Statements are composed of this module's constants only; every value is bound.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from marketdata.clock import from_micros
 from marketdata.errors import StoreError
@@ -84,44 +87,26 @@ CROSS JOIN LATERAL (
       AND b."timestamp" BETWEEN o.first_bar AND o.last_bar) AS stored
 """
 
-# settled_until moves on only if no covered time between the old and the new settled part is left
-# out by this commit: those bars have not been observed again.
 _SERIES: Final = f"""
 UPDATE series AS s
 SET coverage = s.coverage + u.covered,
     revision = s.revision + (u.changed OR NOT s.coverage @> u.covered)::integer,
-    settled_until = CASE
-        WHEN u.settled_until IS NULL THEN s.settled_until
-        WHEN s.settled_until IS NULL AND s.coverage && tstzrange(NULL, u.settled_from)
-            THEN NULL
-        WHEN s.settled_until < u.settled_from
-             AND s.coverage && tstzrange(s.settled_until, u.settled_from)
-            THEN s.settled_until
-        ELSE greatest(s.settled_until, u.settled_until) END,
+    settled_until = greatest(s.settled_until, u.settled_until),
     first_bar = least(s.first_bar, u.first_bar),
     last_bar = greatest(s.last_bar, u.last_bar),
     bar_count = s.bar_count + u.added,
     last_fetched_at = greatest(s.last_fetched_at, u.observed)
 FROM (SELECT k.provider, k.feed, k.symbol, k.timeframe, k.n, v.covered::tstzmultirange AS covered,
-             v.settled_from, v.settled_until, v.first_bar, v.last_bar, v.observed, v.added, v.changed
+             v.settled_until, v.first_bar, v.last_bar, v.observed, v.added, v.changed
       FROM {_KEYS}
-      JOIN unnest(%(covered)s::text[], %(settled_from)s::timestamptz[],
-                  %(settled_until)s::timestamptz[], %(first_bar)s::timestamptz[],
+      JOIN unnest(%(covered)s::text[], %(settled_until)s::timestamptz[], %(first_bar)s::timestamptz[],
                   %(last_bar)s::timestamptz[], %(observed)s::timestamptz[], %(added)s::bigint[],
                   %(changed)s::boolean[])
-           WITH ORDINALITY AS v (covered, settled_from, settled_until, first_bar, last_bar, observed,
+           WITH ORDINALITY AS v (covered, settled_until, first_bar, last_bar, observed,
                                  added, changed, n) USING (n)) AS u
 WHERE (s.provider, s.feed, s.symbol, s.timeframe) = (u.provider, u.feed, u.symbol, u.timeframe)
 RETURNING u.n, s.revision
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _Settlement:
-    """The part of a series that this call proves settled: ``[start, until)``."""
-
-    start: int
-    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +116,7 @@ class _Batch:
     keys: list[SeriesKey]
     coverage: list[list[Span]]
     observed: list[int]
-    settled: list[_Settlement | None]
+    settled_until: list[int | None]
     number: NDArray[np.int32]
     """For each bar the index of its series, counted from 1."""
     timestamp: Int64s
@@ -149,7 +134,7 @@ class _Batch:
         edges = np.searchsorted(self.number, np.arange(1, len(self.keys) + 2)).tolist()
         return [
             (int(self.timestamp[low]), int(self.timestamp[high - 1])) if high > low else None
-            for low, high in zip(edges, edges[1:], strict=False)
+            for low, high in pairwise(edges)
         ]
 
     def intraday_months(self) -> set[str]:
@@ -251,7 +236,7 @@ def _upsert(
         return [0] * len(keys["symbol"]), [False] * len(keys["symbol"])
     overlaps = _overlaps(bounds, stored)
     before = _count(raw, keys, overlaps)
-    written = dict(raw.execute(_UPSERT, keys, binary=True).fetchall())
+    written: dict[int, int] = dict(raw.execute(_UPSERT, keys, binary=True).fetchall())
     after = _count(raw, keys, {n: o for n, o in overlaps.items() if n in written})
     added = [
         after[n] - before[n] if n in after else (0 if n in overlaps else written.get(n, 0))
@@ -300,20 +285,15 @@ def _update_series(
     parameters: dict[str, Any] = {
         **keys,
         "covered": [multirange_text(spans) for spans in batch.coverage],
-        "settled_from": [_instant(s and s.start) for s in batch.settled],
-        "settled_until": [_instant(s and s.until) for s in batch.settled],
-        "first_bar": [_instant(b and b[0]) for b in bounds],
-        "last_bar": [_instant(b and b[1]) for b in bounds],
-        "observed": [_instant(o) for o in batch.observed],
+        "settled_until": [None if s is None else from_micros(s) for s in batch.settled_until],
+        "first_bar": [from_micros(b[0]) if b else None for b in bounds],
+        "last_bar": [from_micros(b[1]) if b else None for b in bounds],
+        "observed": [from_micros(o) for o in batch.observed],
         "added": list(added),
         "changed": list(changed),
     }
     rows = raw.execute(_SERIES, parameters, binary=True)
     return {batch.keys[number - 1]: revision for number, revision in rows}
-
-
-def _instant(micros: int | None) -> datetime | None:
-    return None if micros is None else from_micros(micros)
 
 
 # ------------------------------------------------------------------- from commits to one batch
@@ -347,7 +327,7 @@ def _batch(commits: Sequence[Commit]) -> _Batch:
         keys=keys,
         coverage=[normalise(c.covered for c in group) for group in groups],
         observed=[max(c.observed_us for c in group) for group in groups],
-        settled=[_settlement(group) for group in groups],
+        settled_until=[_settled_until(group) for group in groups],
         number=number,
         timestamp=timestamp,
         values=values,
@@ -376,13 +356,14 @@ def _newest_of_each(
     order = np.lexsort((revision, timestamp, number))
     number, timestamp = number[order], timestamp[order]
     last = np.append((number[1:] != number[:-1]) | (timestamp[1:] != timestamp[:-1]), True)
-    return order[last].astype(np.int64)
+    return np.asarray(order[last], np.int64)
 
 
-def _settlement(group: Sequence[Commit]) -> _Settlement | None:
-    """Return what the commits of one series prove settled, in the last span they cover together."""
-    until = max((c.settled_until for c in group if c.settled_until is not None), default=None)
-    if until is None:
-        return None
-    spans = [s for s in normalise(c.covered for c in group) if s.start < until]
-    return _Settlement(spans[-1].start, min(until, spans[-1].end)) if spans else None
+def _settled_until(group: Sequence[Commit]) -> int | None:
+    """Return up to where the commits of one series settle it: only what they cover."""
+    ends = [
+        min(c.settled_until, c.covered.end)
+        for c in group
+        if c.settled_until is not None and not c.covered.empty
+    ]
+    return max(ends, default=None)

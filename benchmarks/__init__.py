@@ -1,0 +1,1 @@
+"""Benchmarks: ``make bench``. Ratios against anchors measured in the same run."""

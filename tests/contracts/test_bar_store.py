@@ -1,0 +1,329 @@
+"""What every `BarStore` promises, run against each implementation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from marketdata.clock import to_micros
+from marketdata.protocols import BarStore, Commit, ReadRequest, SeriesState
+from marketdata.spans import Span, normalise
+from marketdata.store import PostgresStore
+from marketdata.types import (
+    CLOSE,
+    DAY,
+    HIGH,
+    LOW,
+    MINUTE,
+    OPEN,
+    TRADE_COUNT,
+    VOLUME,
+    VWAP,
+    Bars,
+    SeriesKey,
+    Stage,
+    Timeframe,
+)
+from tests import store_examples as examples
+from tests.store_examples import (
+    AAPL,
+    MSFT,
+    OBSERVED,
+    assert_same_bars,
+    commit_of,
+    migrated_store,
+    minutes,
+    some_bars,
+    stored,
+)
+
+FEW = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+PRICES = st.floats(min_value=5e-324, max_value=1.7e308, allow_nan=False)
+
+
+@pytest.fixture(params=["postgres"])
+def store(request: pytest.FixtureRequest) -> Iterator[PostgresStore]:
+    with migrated_store(request.getfixturevalue("database_url")) as made:
+        yield made
+
+
+def test_a_series_never_written_has_the_empty_state(store: BarStore):
+    assert store.states([AAPL, MSFT]) == {AAPL: SeriesState(), MSFT: SeriesState()}
+    state, bars = store.read([ReadRequest(AAPL, minutes(0, 10))])[AAPL]
+    assert state == SeriesState()
+    assert len(bars) == 0
+    assert bars.values.shape == (7, 0)
+
+
+def test_nothing_asked_is_nothing_answered(store: BarStore):
+    assert store.states([]) == {}
+    assert store.read([]) == {}
+    assert store.commit([]) == {}
+
+
+def test_the_epoch_tells_stores_apart_and_stays(store: BarStore):
+    assert store.epoch == store.epoch
+    assert store.epoch > 0
+
+
+def test_what_was_committed_is_read_with_its_state(store: BarStore):
+    span = minutes(0, 390)
+    commit = commit_of(span, settled_until=span.end - MINUTE)
+    assert store.commit([commit]) == {AAPL: 1}
+    state, bars = store.read([ReadRequest(AAPL, span)])[AAPL]
+    assert_same_bars(bars, commit.bars)
+    assert state == SeriesState(
+        coverage=[span],
+        revision=1,
+        settled_until=span.end - MINUTE,
+        first_bar=span.start,
+        last_bar=span.end - MINUTE,
+    )
+    assert store.states([AAPL]) == {AAPL: state}
+
+
+def test_bars_own_their_memory_and_are_writable(store: BarStore):
+    store.commit([commit_of(minutes(0, 5))])
+    bars = store.read([ReadRequest(AAPL, minutes(0, 5))])[AAPL][1]
+    assert bars.values.flags.c_contiguous
+    assert bars.values.dtype == np.float64
+    bars.values[0, 0] = 1.0
+    bars.timestamp[0] = 1
+
+
+@given(
+    rows=st.lists(
+        st.tuples(PRICES, PRICES, st.floats(0, 1.7e308), st.floats(0, 1.7e308) | st.just(np.nan)),
+        min_size=1,
+        max_size=20,
+    )
+)
+@FEW
+def test_invariant_26_values_come_back_bit_for_bit(store: BarStore, rows):
+    span = minutes(0, len(rows))
+    bars = some_bars(span)
+    for i, (one, other, volume, optional) in enumerate(rows):
+        bars.values[[OPEN, HIGH, LOW, CLOSE], i] = one, max(one, other), min(one, other), other
+        bars.values[[VOLUME, VWAP, TRADE_COUNT], i] = volume, optional, optional
+    key = AAPL._replace(symbol="EXACT")
+    # later each time, so that this example replaces the one before
+    when = store.states([key])[key].revision + 1
+    store.commit([Commit(key, bars, span, OBSERVED + when * 1000)])
+    assert_same_bars(store.read([ReadRequest(key, span)])[key][1], bars)
+
+
+def test_absent_vwap_and_trade_count_stay_absent(store: BarStore):
+    commit = commit_of(minutes(0, 4))
+    commit.bars.values[VWAP] = np.nan
+    commit.bars.values[TRADE_COUNT, 2] = np.nan
+    store.commit([commit])
+    assert_same_bars(store.read([ReadRequest(AAPL, minutes(0, 4))])[AAPL][1], commit.bars)
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (3, 4), (9, 1), (-5, 8), (8, 50), (20, 5)])
+def test_reads_include_their_start_and_exclude_their_end(store: BarStore, start, count):
+    whole = commit_of(minutes(0, 10))
+    store.commit([whole])
+    wanted = minutes(start, count)
+    found = store.read([ReadRequest(AAPL, wanted)])[AAPL][1]
+    assert_same_bars(found, whole.bars.within(wanted))
+
+
+def test_a_read_across_months_and_years_is_in_order(store: BarStore):
+    step = 7 * DAY + MINUTE
+    span = Span(to_micros(examples_year(1999)), to_micros(examples_year(2001)))
+    bars = some_bars(span, step=step)
+    store.commit([Commit(AAPL, bars, span, OBSERVED)])
+    assert_same_bars(store.read([ReadRequest(AAPL, span)])[AAPL][1], bars)
+
+
+def examples_year(year: int):
+    from datetime import UTC, datetime
+
+    return datetime(year, 1, 1, tzinfo=UTC)
+
+
+def test_daily_bars_since_1980_are_kept(store: BarStore):
+    key = AAPL.with_timeframe(Timeframe.DAY_1)
+    span = Span(to_micros(examples_year(1980)), to_micros(examples_year(2024)))
+    bars = some_bars(span, step=DAY)
+    store.commit([Commit(key, bars, span, OBSERVED)])
+    assert_same_bars(store.read([ReadRequest(key, span)])[key][1], bars)
+
+
+def test_invariant_07_asked_and_quiet_is_covered(store: BarStore):
+    span = minutes(0, 60)
+    assert store.commit([Commit(AAPL, Bars.empty(), span, OBSERVED)]) == {AAPL: 1}
+    state, bars = store.read([ReadRequest(AAPL, span)])[AAPL]
+    assert state == SeriesState(coverage=[span], revision=1)
+    assert len(bars) == 0
+
+
+@given(
+    pieces=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), min_size=1, max_size=12),
+    calls=st.integers(1, 4),
+)
+@FEW
+def test_coverage_merges_as_the_span_algebra_says(store: BarStore, pieces, calls):
+    key = AAPL._replace(symbol="MERGE")
+    before = store.states([key])[key].coverage
+    commits = [Commit(key, Bars.empty(), minutes(*p), OBSERVED) for p in pieces]
+    for i in range(calls):
+        store.commit(commits[i::calls])
+    expected = normalise([*before, *(c.covered for c in commits)])
+    assert store.states([key])[key].coverage == expected
+
+
+def test_invariant_13_replaying_a_commit_changes_nothing(store: BarStore):
+    commit = commit_of(minutes(0, 30), settled_until=OBSERVED)
+    first = store.commit([commit])
+    state = store.states([AAPL])
+    for _ in range(3):
+        assert store.commit([commit]) == first
+    later = Commit(AAPL, commit.bars, commit.covered, OBSERVED + MINUTE, OBSERVED)
+    assert store.commit([later]) == first
+    assert store.states([AAPL]) == state
+    assert_same_bars(store.read([ReadRequest(AAPL, minutes(0, 30))])[AAPL][1], commit.bars)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(Stage)))
+def test_invariant_14_a_lower_revision_never_replaces_a_higher_one(store: BarStore, order):
+    span = minutes(0, 3)
+    late_for_ever = span.end
+    stages = {
+        # the least settled observation is the latest one: the stage decides, not the time
+        Stage.CLOSED: commit_of(span, seed=1, observed_us=OBSERVED + 2 * DAY),
+        Stage.REVISED: commit_of(
+            span, seed=2, observed_us=OBSERVED + DAY, settled_until=late_for_ever
+        ),
+        Stage.FINAL: commit_of(
+            span, seed=3, settled_until=late_for_ever, final_until=late_for_ever
+        ),
+    }
+    for stage in order:
+        store.commit([stages[stage]])
+    assert_same_bars(
+        store.read([ReadRequest(AAPL, span)])[AAPL][1], stages[Stage.FINAL].bars
+    )
+
+
+def test_the_same_values_seen_again_at_a_higher_stage_are_held_fast(store: BarStore):
+    span = minutes(0, 3)
+    store.commit([commit_of(span, seed=1)])
+    store.commit([commit_of(span, seed=1, settled_until=span.end, final_until=span.end)])
+    store.commit([commit_of(span, seed=2, observed_us=OBSERVED + DAY, settled_until=span.end)])
+    assert_same_bars(store.read([ReadRequest(AAPL, span)])[AAPL][1], some_bars(span, 1))
+
+
+def test_within_a_stage_the_later_observation_wins_in_any_order(store: BarStore):
+    span = minutes(0, 3)
+    early = commit_of(span, seed=1)
+    late = commit_of(span, seed=2, observed_us=OBSERVED + MINUTE)
+    for key, order in ((AAPL, (early, late)), (MSFT, (late, early))):
+        for commit in order:
+            store.commit([Commit(key, commit.bars, span, commit.observed_us)])
+        assert_same_bars(store.read([ReadRequest(key, span)])[key][1], late.bars)
+
+
+def test_the_stage_is_decided_bar_by_bar(store: BarStore):
+    span = minutes(0, 9)
+    final, settled = minutes(0, 3).end, minutes(0, 6).end
+    store.commit([commit_of(span, seed=1, settled_until=settled, final_until=final)])
+    later = OBSERVED + MINUTE
+    store.commit([commit_of(span, seed=2, observed_us=later, settled_until=settled)])
+    found = store.read([ReadRequest(AAPL, span)])[AAPL][1]
+    first, second = some_bars(span, 1), some_bars(span, 2)
+    assert found.values[:, :3].tobytes() == first.values[:, :3].tobytes()
+    assert found.values[:, 3:].tobytes() == second.values[:, 3:].tobytes()
+
+
+def test_revisions_grow_with_bars_or_coverage_and_only_then(store: BarStore):
+    inner, outer = minutes(0, 10), minutes(0, 20)
+    assert store.commit([commit_of(inner)]) == {AAPL: 1}
+    assert store.commit([commit_of(inner)]) == {AAPL: 1}
+    assert store.commit([Commit(AAPL, Bars.empty(), outer, OBSERVED)]) == {AAPL: 2}
+    assert store.commit([commit_of(inner, seed=9, observed_us=OBSERVED + MINUTE)]) == {AAPL: 3}
+    assert store.states([AAPL])[AAPL].revision == 3
+
+
+def test_nothing_is_settled_beyond_what_is_covered(store: BarStore):
+    store.commit([commit_of(minutes(0, 10), settled_until=OBSERVED)])
+    assert store.states([AAPL])[AAPL].settled_until == minutes(0, 10).end
+    store.commit([commit_of(minutes(10, 10))])
+    assert store.states([AAPL])[AAPL].settled_until == minutes(0, 10).end
+
+
+def test_series_never_mix(store: BarStore):
+    span = minutes(0, 5)
+    keys = [
+        AAPL,
+        AAPL._replace(feed="iex"),
+        AAPL._replace(provider="sandbox"),
+        AAPL.with_timeframe(Timeframe.MIN_5),
+        AAPL.with_timeframe(Timeframe.DAY_1),
+        MSFT,
+    ]
+    commits = [commit_of(span, key, seed=i) for i, key in enumerate(keys)]
+    store.commit(commits)
+    found = store.read([ReadRequest(key, span) for key in keys])
+    for commit in commits:
+        assert_same_bars(found[commit.key][1], commit.bars)
+        assert found[commit.key][0].coverage == [span]
+
+
+def test_different_spans_of_many_series_in_one_read(store: BarStore):
+    keys = [AAPL._replace(symbol=f"S{i}") for i in range(300)]
+    store.commit([commit_of(minutes(i, 3), key, seed=i) for i, key in enumerate(keys)])
+    found = store.read([ReadRequest(k, minutes(i + 1, 2)) for i, k in enumerate(keys)])
+    for i, key in enumerate(keys):
+        assert_same_bars(found[key][1], some_bars(minutes(i, 3), i).within(minutes(i + 1, 2)))
+
+
+def test_two_requests_for_one_series_are_refused(store: BarStore):
+    request = ReadRequest(AAPL, minutes(0, 5))
+    with pytest.raises(ValueError, match="one request per series"):
+        store.read([request, request])
+
+
+def test_commits_of_one_series_in_one_call_are_merged(store: BarStore):
+    newer = commit_of(minutes(2, 4), seed=2, observed_us=OBSERVED + MINUTE)
+    store.commit([newer, commit_of(minutes(0, 4), seed=1)])
+    found = store.read([ReadRequest(AAPL, minutes(0, 6))])[AAPL]
+    first = some_bars(minutes(0, 4), 1).within(minutes(0, 2))
+    assert_same_bars(found[1], Bars.concat([first, newer.bars]))
+    assert found[0].coverage == [minutes(0, 6)]
+
+
+def test_before_commit_sees_the_new_revisions(store: BarStore):
+    seen: list[dict[SeriesKey, int]] = []
+    given_back = store.commit(
+        [commit_of(minutes(0, 3)), commit_of(minutes(0, 3), MSFT)], lambda r: seen.append(dict(r))
+    )
+    assert seen == [{AAPL: 1, MSFT: 1}]
+    assert given_back == {AAPL: 1, MSFT: 1}
+
+
+def test_an_error_before_commit_stores_nothing(store: BarStore):
+    def fail(_: object) -> None:
+        raise RuntimeError("the cache is on fire")
+
+    with pytest.raises(RuntimeError, match="on fire"):
+        store.commit([commit_of(minutes(0, 3))], fail)
+    assert store.states([AAPL]) == {AAPL: SeriesState()}
+    assert len(store.read([ReadRequest(AAPL, minutes(0, 3))])[AAPL][1]) == 0
+
+
+def test_holdings_count_each_bar_once(store: PostgresStore):
+    store.commit([commit_of(minutes(0, 10))])
+    store.commit([commit_of(minutes(5, 10), seed=2, observed_us=OBSERVED + MINUTE)])
+    store.commit([commit_of(minutes(-5, 30), seed=3, observed_us=OBSERVED + 2 * MINUTE)])
+    assert store.metadata(["AAPL"])[0].total_bars_stored == 30
+    assert len(stored(store, minutes(-10, 100))) == 30
+    assert examples.OPEN == minutes(0, 1).start
