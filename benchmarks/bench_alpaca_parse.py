@@ -8,6 +8,8 @@ Ours includes the quality gates.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,10 +67,10 @@ def rows() -> list[Row]:
         _assert_same(ours(page, span, calendar), theirs(page))
         best = take_turns(
             {
-                "ours": lambda text=text, span=span: ours(json.loads(text), span, calendar),
-                "theirs": lambda text=text: theirs(json.loads(text)),
-                "ours parsing": lambda page=page, span=span: ours(page, span, calendar),
-                "their parsing": lambda page=page: theirs(page),
+                "ours": partial(_decoded, text, partial(ours, span=span, calendar=calendar)),
+                "theirs": partial(_decoded, text, theirs),
+                "ours parsing": partial(ours, page, span, calendar),
+                "their parsing": partial(theirs, page),
             },
             rounds=3 if count > 50_000 else 7,
         )
@@ -80,6 +82,10 @@ def rows() -> list[Row]:
                 best["their parsing"], BAR, faster=True),
         ]  # fmt: skip
     return found
+
+
+def _decoded(text: str, frame: Callable[[dict[str, Any]], pd.DataFrame]) -> pd.DataFrame:
+    return frame(json.loads(text))
 
 
 def _assert_same(mine: pd.DataFrame, other: pd.DataFrame) -> None:

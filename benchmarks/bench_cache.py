@@ -94,7 +94,7 @@ def run(redis_url: str) -> list[Row]:
     return [
         Row("block from Redis", bars, one["get"], "bare GET", one["bare GET"], 1.6, False),
         Row("block to Redis", bars, one["put"], "bare SET", one["bare SET"], 2.0, False),
-        Row("blocks from Redis", all_bars, many["get"], "bare MGET", many["bare MGET"], 1.6, False),
+        Row("blocks from Redis", all_bars, many["get"], "bare MGET", many["bare MGET"], 2.5, False),
         Row(
             "block from Redis to frame",
             bars,

@@ -33,7 +33,9 @@ def between(start: datetime, end: datetime) -> Span:
     return Span(to_micros(start), to_micros(end))
 
 
-def request_for(*symbols: str, span: Span, timeframe: str = "1min", feed: str = "sip") -> BarsRequest:
+def request_for(
+    *symbols: str, span: Span, timeframe: str = "1min", feed: str = "sip"
+) -> BarsRequest:
     return BarsRequest(symbols, Timeframe(timeframe), span, feed)
 
 
@@ -51,6 +53,11 @@ class Walked:
     def proven(self, symbol: str) -> list[Span]:
         return normalise(p.proven[symbol] for p in self.pages if symbol in p.proven)
 
+    def follow(self, pages: Iterator[BarsPage]) -> None:
+        """Take pages until they end or fail; those before an error stay."""
+        for page in pages:
+            self.add(page)
+
     def add(self, page: BarsPage) -> None:
         self.pages.append(page)
         self.refused.update(page.refused)
@@ -60,8 +67,7 @@ class Walked:
 
 def walk(pages: Iterator[BarsPage]) -> Walked:
     found = Walked()
-    for page in pages:
-        found.add(page)
+    found.follow(pages)
     return found
 
 

@@ -180,6 +180,18 @@ class TradingCalendar:
         inside = (timestamps >= starts[index]) & (timestamps < ends[index])
         return np.asarray(inside & (index >= 0), np.bool_)
 
+    def runs(self, timestamps: Int64s, hours: Hours) -> list[tuple[int, int]]:
+        """Return the index ranges of ascending `timestamps` that lie inside the given hours, one
+        a session; cheaper than `mask` because only the sessions' edges are searched."""
+        starts, ends = self._starts[hours], self._ends[hours]
+        low = bisect_right(ends, int(timestamps[0]))
+        high = bisect_right(starts, int(timestamps[-1]))
+        edges = [
+            edge for pair in zip(starts[low:high], ends[low:high], strict=True) for edge in pair
+        ]
+        found = timestamps.searchsorted(edges).tolist()
+        return list(zip(found[::2], found[1::2], strict=True))
+
     # --------------------------------------------------------------------- walking backwards
 
     def back(self, end: int, bars: int, step: int, hours: Hours) -> int:

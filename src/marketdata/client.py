@@ -170,7 +170,7 @@ class Client:
             A tier failed; the transient ones (`error.transient`) are worth a retry, which goes on
             where this call stopped.
         """
-        deadline = Deadline(timeout if timeout is not None else self._settings.timeout)
+        deadline = self._deadline(timeout)
         request = self._request(
             symbols, timeframe, start, end, period, limit, adjustment, session, feed, as_of
         )
@@ -183,6 +183,16 @@ class Client:
         self._adjust(request, answer, deadline)
         frame = self._shape(request, answer, field, zone)
         return frames.with_provenance(frame, self._facts(request, answer, left_out, forming))
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        if timeout is None:
+            return Deadline(self._settings.timeout)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+            raise RequestError(
+                f"timeout={timeout!r} is not a number of seconds",
+                cure="give the seconds the call may take in all, more than 0",
+            )
+        return Deadline(timeout)
 
     def _request(
         self,
@@ -245,7 +255,7 @@ class Client:
             warnings.warn(
                 f"left out unknown symbols: {', '.join(answer.unknown)}",
                 MissingSymbolsWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         return answer, answer.unknown
 
@@ -561,7 +571,7 @@ class Client:
     ) -> object:
         names, single = _symbol_list(symbols)
         runtime = self._runtime
-        deadline = Deadline(timeout if timeout is not None else self._settings.timeout)
+        deadline = self._deadline(timeout)
         return runtime.latest.get(kind, names, single, runtime.feed_named(feed), deadline)
 
     # ------------------------------------------------------------------------- not served yet

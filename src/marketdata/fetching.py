@@ -27,6 +27,7 @@ from marketdata.errors import (
     BrokerTimeoutError,
     DataUnavailableError,
     MarketDataError,
+    RateLimitError,
     as_other_waiter,
 )
 from marketdata.flights import LocalFlight, LocalFlights
@@ -59,6 +60,7 @@ _POLL_MOST: Final = 0.25
 class FetchTrace:
     """What fetching did for one call."""
 
+    walks: int = 0
     pages: int = 0
     bars: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -133,17 +135,17 @@ class Fetcher:
             try:
                 mine = self._still_missing(fetch, ticket.led)
                 if mine:
+                    trace.walks += 1
                     self._walk(fetch, mine, ticket, deadline, trace, progress)
             except MarketDataError as error:
-                # A deadline of our own concerns us alone: who waited starts anew.
-                shared = None if _is_private(error) else error
+                shared = None if _is_private(error, deadline) else error
                 raise
             finally:
                 self._land(ticket, shared)
                 self._local.land({k: led[k] for k in ticket.led}, shared)
             self._wait_elsewhere(fetch, dict(ticket.others), deadline, trace)
         except MarketDataError as error:
-            shared = None if _is_private(error) else error
+            shared = None if _is_private(error, deadline) else error
             raise
         finally:
             self._local.land(led, shared)
@@ -216,7 +218,7 @@ class Fetcher:
             outcome = self._local.wait(flight, deadline)
             if outcome is None:
                 raise _waited_too_long(fetch, deadline)
-            _raise_if_ours(outcome, fetch)
+            _raise_if_ours(outcome, fetch, deadline)
 
     def _wait_elsewhere(
         self, fetch: Fetch, flights: dict[SeriesKey, str], deadline: Deadline, trace: FetchTrace
@@ -228,7 +230,7 @@ class Fetcher:
                 trace.waited += 1
                 del flights[key]
                 if not outcome.lost:
-                    _raise_if_ours(outcome, fetch)
+                    _raise_if_ours(outcome, fetch, deadline)
             if not flights:
                 return
             if deadline.expired:
@@ -273,6 +275,7 @@ class _PageKeeper:
             log.warning("%s refuses symbol %s: %s", self._fetcher._broker.provider, symbol, words)
             self._trace.unknown.add(symbol)
             self._open.discard(symbol)
+        self._trace.rejected.update(page.rejected)
         self._seen.update(s for s, bars in page.bars.items() if len(bars))
         commits = [
             self._commit(symbol, page.bars.get(symbol), proven)
@@ -375,9 +378,13 @@ class Verdicts:
 # --------------------------------------------------------------------------------------- errors
 
 
-def _is_private(error: MarketDataError) -> bool:
-    moved = isinstance(error, DataUnavailableError) and "settle_delay" in error.facts
-    return moved or bool(error.facts.get("deadline"))
+def _is_private(error: MarketDataError, deadline: Deadline) -> bool:
+    """Whether an error concerns its caller alone, so that those who waited start anew: its own
+    deadline cut it short, or the broker has just taught this process a longer delay."""
+    if isinstance(error, DataUnavailableError) and "settle_delay" in error.facts:
+        return True
+    facts = error.facts
+    return deadline.expired or bool(facts.get("deadline") or facts.get("cut_by_deadline"))
 
 
 def _say_what_was_kept(
@@ -401,12 +408,20 @@ def _waited_too_long(fetch: Fetch, deadline: Deadline) -> BrokerTimeoutError:
     )
 
 
-def _raise_if_ours(outcome: FlightOutcome, fetch: Fetch) -> None:
+def _raise_if_ours(outcome: FlightOutcome, fetch: Fetch, deadline: Deadline) -> None:
     """Raise the error of the flight we waited for, where it concerns the span we wanted."""
-    if outcome.error is None:
+    if outcome.error is None or _has_time_to_wait(outcome.error, deadline):
         return
     if outcome.span is None or intersect([outcome.span], [fetch.span]):
         raise as_other_waiter(outcome.error)
+
+
+def _has_time_to_wait(error: MarketDataError, deadline: Deadline) -> bool:
+    """Whether a spent budget, for which the other caller had no time, is worth our waiting."""
+    if not isinstance(error, RateLimitError) or "status" in error.facts:
+        return False
+    wait = error.facts.get("retry_after")
+    return isinstance(wait, int | float) and wait < deadline.remaining()
 
 
 def _describe(fetch: Fetch) -> str:

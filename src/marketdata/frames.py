@@ -7,6 +7,7 @@ One fixed shape: index = bar open (``datetime64[us, UTC]``, named ``timestamp``)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC
 from typing import Any, Final, NoReturn, cast
 
 import numpy as np
@@ -16,7 +17,6 @@ from marketdata.types import COLUMNS, Bars, Int64s
 
 ATTRS_KEY: Final = "marketdata"
 _COLUMN_INDEX: Final = pd.Index(COLUMNS)
-_UTC: Final = pd.DatetimeTZDtype("us", "UTC")
 
 
 class Provenance(dict[str, str | int | float | bool]):
@@ -49,7 +49,7 @@ def time_index(timestamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
     stamps = timestamps.view("M8[us]")
     if tz is None:
         return pd.DatetimeIndex(stamps, name="timestamp")
-    index = pd.DatetimeIndex(stamps, dtype=_UTC, name="timestamp", copy=False)
+    index = pd.DatetimeIndex(stamps, tz=UTC, name="timestamp", copy=False)
     return index if tz == "UTC" else index.tz_convert(tz)
 
 

@@ -270,13 +270,14 @@ class BarsPage:
     """
 
     bars: Mapping[str, Bars]
-    """As the broker gave them, mapped to our symbols and basis (raw prices); not yet gated."""
+    """As the broker gave them, mapped to our symbols and basis (raw prices); not yet gated. Each
+    lies in the span this page proves of its symbol: bars beyond that come with a later page."""
     proven: Mapping[str, Span]
     refused: Mapping[str, str] = field(default_factory=dict)
     """Symbols the broker refuses to parse, with its words; nothing is proven of them."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Rows left out before the gates, by reason: ``wrong_symbol``, ``unreadable``,
-    ``out_of_window``."""
+    ``out_of_window``, ``out_of_order`` (before what an earlier page proved)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,11 @@ class BarsQuery:
 
 def select(bars: Bars, query: BarsQuery, calendar: TradingCalendar) -> Bars:
     """Return the bars of the query's session, and of these the last `limit`; may be views."""
-    if query.timeframe.intraday and query.session == "regular":
-        regular = calendar.mask(bars.timestamp, "regular")
-        if not regular.all():
-            bars = bars.take(regular)
+    if query.timeframe.intraday and query.session == "regular" and len(bars):
+        runs = calendar.runs(bars.timestamp, "regular")
+        bars = Bars.concat(
+            [Bars(bars.timestamp[a:b], bars.values[:, a:b]) for a, b in runs if a < b]
+        )
     if query.window.limit is not None:
         bars = bars.last(query.window.limit)
     return bars

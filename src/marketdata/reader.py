@@ -219,15 +219,19 @@ class Reader:
 
     def _fill(self, call: _Call, spans: Mapping[str, Span]) -> States:
         """Plan and fetch until nothing asked is missing; return the states then found."""
-        query = call.query
-        for _ in range(_MOST_ROUNDS):
+        query, trace = call.query, call.answer.trace
+        rounds = 0
+        while rounds < _MOST_ROUNDS:
             spans = call.known(spans)
             states = self.states(query, list(spans))
             missing = self._missing(call, spans, states)
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *call.answer.trace.unknown})
                 return states
+            walks = trace.walks
             self._fetch(call, missing)
+            # A round that only waited for other callers proves nothing: the deadline bounds those.
+            rounds += trace.walks > walks
         raise StoreError(
             "coverage does not grow although the broker answers",
             asked=str(query.key(query.symbols[0])),

@@ -106,11 +106,12 @@ class Runtime:
         )
 
     def _prepare_schema(self) -> None:
-        """The embedded database is ours to set up; anybody's own waits for ``db init``."""
+        """The embedded database is ours to bring up to date; in anybody's own only an empty one
+        is set up, an older schema waits for ``db init``."""
         if self.settings.database_url is None:
             self.store.migrate()
         else:
-            self.store.check_schema()
+            self.store.prepare_schema()
 
     def close(self) -> None:
         """Close connections, stop an in-process sandbox, leave the embedded servers. Idempotent."""

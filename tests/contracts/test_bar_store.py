@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -29,7 +30,6 @@ from marketdata.types import (
     Stage,
     Timeframe,
 )
-from tests import store_examples as examples
 from tests.store_examples import (
     AAPL,
     MSFT,
@@ -41,6 +41,12 @@ from tests.store_examples import (
     some_bars,
     stored,
 )
+
+
+def year(number: int) -> int:
+    """The first instant of a year, UTC."""
+    return to_micros(datetime(number, 1, 1, tzinfo=UTC))
+
 
 FEW = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -138,21 +144,15 @@ def test_reads_include_their_start_and_exclude_their_end(store: BarStore, start,
 
 def test_a_read_across_months_and_years_is_in_order(store: BarStore):
     step = 7 * DAY + MINUTE
-    span = Span(to_micros(examples_year(1999)), to_micros(examples_year(2001)))
+    span = Span(year(1999), year(2001))
     bars = some_bars(span, step=step)
     store.commit([Commit(AAPL, bars, span, OBSERVED)])
     assert_same_bars(store.read([ReadRequest(AAPL, span)])[AAPL][1], bars)
 
 
-def examples_year(year: int):
-    from datetime import UTC, datetime
-
-    return datetime(year, 1, 1, tzinfo=UTC)
-
-
 def test_daily_bars_since_1980_are_kept(store: BarStore):
     key = AAPL.with_timeframe(Timeframe.DAY_1)
-    span = Span(to_micros(examples_year(1980)), to_micros(examples_year(2024)))
+    span = Span(year(1980), year(2024))
     bars = some_bars(span, step=DAY)
     store.commit([Commit(key, bars, span, OBSERVED)])
     assert_same_bars(store.read([ReadRequest(key, span)])[key][1], bars)
@@ -209,9 +209,7 @@ def test_invariant_14_a_lower_revision_never_replaces_a_higher_one(store: BarSto
     }
     for stage in order:
         store.commit([stages[stage]])
-    assert_same_bars(
-        store.read([ReadRequest(AAPL, span)])[AAPL][1], stages[Stage.FINAL].bars
-    )
+    assert_same_bars(store.read([ReadRequest(AAPL, span)])[AAPL][1], stages[Stage.FINAL].bars)
 
 
 def test_the_same_values_seen_again_at_a_higher_stage_are_held_fast(store: BarStore):
@@ -326,4 +324,3 @@ def test_holdings_count_each_bar_once(store: PostgresStore):
     store.commit([commit_of(minutes(-5, 30), seed=3, observed_us=OBSERVED + 2 * MINUTE)])
     assert store.metadata(["AAPL"])[0].total_bars_stored == 30
     assert len(stored(store, minutes(-10, 100))) == 30
-    assert examples.OPEN == minutes(0, 1).start

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from marketdata.brokers.yahoo import YahooBroker
 from marketdata.calendars import calendar_for
 from marketdata.clock import Deadline
 from marketdata.errors import (
@@ -39,8 +40,13 @@ def _alpaca(sandbox: Sandbox, budget: RateBudget | None) -> Broker:
     return broker_on(sandbox, budget=budget)
 
 
+def _yahoo(sandbox: Sandbox, budget: RateBudget | None) -> Broker:
+    return YahooBroker(clock=sandbox.clock, base_url=sandbox.url, budget=budget)
+
+
 BROKERS: dict[str, OpenBroker] = {
     "alpaca": _alpaca,
+    "yahoo": _yahoo,
 }
 
 SESSION = between(datetime(2024, 3, 12, 13, 30, tzinfo=UTC), datetime(2024, 3, 12, 20, tzinfo=UTC))
@@ -123,6 +129,10 @@ def test_a_whole_walk_gives_the_markets_minutes_and_proves_the_span(subject: Sub
         assert_same_prices(bars, truth(subject.sandbox, symbol, SESSION))
         assert found.proven(symbol) == [SESSION]
     assert found.refused == {}
+    for page in found.pages:
+        for symbol, bars in page.bars.items():
+            proven = page.proven[symbol]
+            assert ((bars.timestamp >= proven.start) & (bars.timestamp < proven.end)).all()
 
 
 def test_daily_bars_are_labelled_by_exchange_midnight_across_dst(subject: Subject) -> None:
@@ -192,8 +202,7 @@ def test_invariant_08_no_status_is_ever_an_empty_answer(subject: Subject, status
     subject.sandbox.faults.add("status", status=status, times=None)
     found = Walked()
     with pytest.raises((BrokerError, DataUnavailableError)):
-        for page in subject.broker.pages(subject.request("AAPL", span=SESSION), Deadline(10)):
-            found.add(page)
+        found.follow(subject.broker.pages(subject.request("AAPL", span=SESSION), Deadline(10)))
     assert found.pages == [] or found.proven("AAPL") == []
 
 

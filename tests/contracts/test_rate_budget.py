@@ -25,7 +25,7 @@ def shift(budget: PostgresStore, seconds: int) -> None:
     # the ring turns with it: slot s % 61 belongs to second s
     turn = text("""
         UPDATE rate_budgets SET newest = newest - :by, granted = ARRAY(
-            SELECT granted[(slot + :by + 610) % 61 + 1] FROM generate_series(0, 60) AS slot)
+            SELECT granted[((slot + :by) % 61 + 61) % 61 + 1] FROM generate_series(0, 60) AS slot)
     """)
     budget.database.run(lambda c: c.execute(turn, {"by": seconds}))
 

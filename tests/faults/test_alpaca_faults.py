@@ -66,8 +66,7 @@ def walked_until_error(
 ) -> tuple[Walked, Any]:
     found = Walked()
     with pytest.raises(kind) as caught:
-        for page in broker.pages(request, Deadline(seconds)):
-            found.add(page)
+        found.follow(broker.pages(request, Deadline(seconds)))
     return found, caught.value
 
 

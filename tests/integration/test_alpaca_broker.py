@@ -9,17 +9,24 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from marketdata.brokers.alpaca import DATA_URL, AlpacaBroker
 from marketdata.calendars import calendar_for
 from marketdata.clock import Deadline, FixedClock, SystemClock, from_micros
-from marketdata.errors import AuthenticationError, BrokerResponseError, DataUnavailableError
+from marketdata.errors import (
+    AuthenticationError,
+    BrokerResponseError,
+    BrokerUnavailableError,
+    DataUnavailableError,
+)
 from marketdata.protocols import BarsRequest
 from marketdata.quality import gate
-from marketdata.sandbox import GeneratedMarket, Sandbox
+from marketdata.sandbox import FileMarket, GeneratedMarket, Sandbox
 from marketdata.spans import Span
-from marketdata.types import DAY, MINUTE, Timeframe
+from marketdata.types import DAY, MINUTE, VOLUME, Timeframe
 from tests.alpaca_on_sandbox import (
     KEY,
     NOW,
@@ -32,6 +39,7 @@ from tests.alpaca_on_sandbox import (
     truth,
     walked,
 )
+from tests.shared_data import SHARED, needs_shared_data
 
 SESSION = between(datetime(2024, 3, 8, 9, tzinfo=UTC), datetime(2024, 3, 9, 1, tzinfo=UTC))
 WEEK = between(datetime(2024, 3, 6, 5, tzinfo=UTC), datetime(2024, 3, 13, 4, tzinfo=UTC))
@@ -229,9 +237,10 @@ def test_splits_come_with_their_ex_date_midnight(broker: AlpacaBroker) -> None:
         "TSLA": [5.0, 3.0],
         "MSFT": [],
     }
-    assert found["AAPL"][0].ex_date == between(
-        datetime(2020, 8, 31, 4, tzinfo=UTC), datetime(2020, 9, 1, tzinfo=UTC)
-    ).start
+    assert (
+        found["AAPL"][0].ex_date
+        == between(datetime(2020, 8, 31, 4, tzinfo=UTC), datetime(2020, 9, 1, tzinfo=UTC)).start
+    )
 
 
 def test_the_ex_date_decides_not_the_day_of_processing() -> None:
@@ -245,6 +254,21 @@ def test_the_ex_date_decides_not_the_day_of_processing() -> None:
         outside = between(ex_date + timedelta(days=1), ex_date + timedelta(days=9))
         assert [s.ratio for s in broker.splits(["AAPL"], inside, Deadline(9))["AAPL"]] == [3.0]
         assert broker.splits(["AAPL"], outside, Deadline(9))["AAPL"] == []
+
+
+def test_a_malformed_symbol_does_not_cost_the_others_their_splits(
+    sandbox: Sandbox, broker: AlpacaBroker
+) -> None:
+    sandbox.faults.add("status", match="B@D", status=400, body='{"message":"invalid symbol: B@D"}')
+    span = between(datetime(2020, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
+    found = broker.splits(["B@D", "AAPL"], span, Deadline(30))
+    assert found["B@D"] == []
+    assert len(found["AAPL"]) == 1
+
+
+def test_splits_may_be_asked_for_all_time(broker: AlpacaBroker) -> None:
+    found = broker.splits(["AAPL"], Span(-(2**60), 2**60), Deadline(30))
+    assert [s.ratio for s in found["AAPL"]] == [7.0, 4.0]
 
 
 def test_verdicts(sandbox: Sandbox, broker: AlpacaBroker) -> None:
@@ -313,6 +337,15 @@ def test_invalid_keys_are_an_authentication_error_and_never_shown() -> None:
         for text in shown:
             assert SECRET not in text
             assert KEY not in text
+
+
+def test_connection_errors_do_not_carry_the_request() -> None:
+    broker = AlpacaBroker(key_id=KEY, secret_key=SECRET, data_url="http://127.0.0.1:1",
+                          provider="sandbox", clock=FixedClock(NOW))  # fmt: skip
+    with pytest.raises(BrokerUnavailableError) as caught:
+        walked(broker, request_for("AAPL", span=SESSION))
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
 
 
 def test_a_server_that_echoes_the_keys_does_not_get_them_into_the_error(
@@ -410,3 +443,30 @@ def test_every_bar_passes_the_gates(sandbox: Sandbox, broker: AlpacaBroker) -> N
                   now_us=WEEK.end + DAY)  # fmt: skip
     assert report.rejected == {}
     assert report.bars is bars
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", ["minute/us24_2019-02.csv.gz", "daily/us88_2012-2017.csv.gz"])
+def test_real_prices_arrive_bar_for_bar(name: str) -> None:
+    frame = pd.read_csv(SHARED / name, float_precision="round_trip")
+    frame = frame.dropna(subset=["open", "high", "low", "close", "volume"])
+    minutes = name.startswith("minute")
+    with Sandbox(FileMarket(SHARED / name)) as sandbox:
+        broker = broker_on(sandbox)
+        span = between(datetime(2012, 1, 2, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC))
+        symbols = tuple(frame["symbol"].unique())
+        request = request_for(*symbols, span=span, timeframe="1min" if minutes else "1day")
+        found = walked(broker, request, seconds=120)
+    calendar = calendar_for("XNYS", span.end)
+    for symbol in symbols:
+        rows = frame[frame["symbol"] == symbol]
+        report = gate(found.bars(symbol), span=span, timeframe=request.timeframe,
+                      calendar=calendar, now_us=None)  # fmt: skip
+        expected = pd.DatetimeIndex(rows["timestamp"]).as_unit("us").asi8
+        np.testing.assert_array_equal(report.bars.timestamp, expected)
+        np.testing.assert_array_equal(
+            report.bars.values[: VOLUME + 1],
+            rows[["open", "high", "low", "close", "volume"]].to_numpy(np.float64).T,
+        )
+        assert np.isnan(report.bars.values[VOLUME + 1 :]).all()
+        assert found.proven(symbol) == [span]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -113,6 +114,18 @@ def test_a_lost_floor_makes_its_blocks_misses(cache: RedisCache, server: redis.R
     assert len(cache.get([AAPL])) == 1
 
 
+def test_without_its_floor_a_block_still_holds_off_older_ones(
+    cache: RedisCache, server: redis.Redis
+):
+    cache.put({AAPL: some_block(revision=7)}, {AAPL: 60.0})
+    server.delete(FLOOR)
+    cache.put({AAPL: some_block(revision=6)}, {AAPL: 60.0})
+    assert cache.get([AAPL]) == {}
+    assert cache.stats.refused == 1
+    cache.put({AAPL: some_block(revision=7)}, {AAPL: 60.0})
+    assert len(cache.get([AAPL])) == 1
+
+
 def test_a_put_raises_the_floor_that_a_writer_could_not_raise(cache: RedisCache):
     five = AAPL.with_timeframe(Timeframe.MIN_5)
     cache.put({five: some_block(revision=5, base=Timeframe.MIN_1)}, {five: 60.0})
@@ -196,6 +209,7 @@ def test_parent_and_forked_child_both_go_on(cache: RedisCache):
     with cache._lock:
         pid = os.fork()
         if pid == 0:
+            signal.alarm(20)
             served = len(cache.get([AAPL])) == 1
             cache.put({MSFT: some_block(revision=5)}, {MSFT: 60.0})
             os._exit(0 if served and cache.stats.errors == 0 else 1)

@@ -182,6 +182,23 @@ def test_todays_minutes_need_no_splits(yahoo: Yahoo) -> None:
     assert len(yahoo.server.asked) == 1
 
 
+def test_on_the_ex_date_raw_prices_wait_until_yahoo_shows_its_basis(yahoo: Yahoo) -> None:
+    """Yahoo may name a split before it adjusts the history; nothing wrong may be stored."""
+    yahoo.days = {"NVDA": [flat("2024-03-07 09:30", 84.0), flat("2024-03-08 09:30", 82.4)]}
+    yahoo.splits = {"NVDA": {"2024-03-11": (4, 1)}}
+    morning = datetime(2024, 3, 11, 8, 0, tzinfo=NEW_YORK)
+    with pytest.raises(DataUnavailableError, match="after the open"):
+        walk(yahoo.broker(morning), "NVDA", Timeframe.DAY_1, "2024-03-07 00:00", "2024-03-08 16:00")
+    noon = yahoo.broker(datetime(2024, 3, 11, 12, 0, tzinfo=NEW_YORK))
+    yahoo.days["NVDA"].append(flat("2024-03-11 12:00", 20.9))
+    for end in ("2024-03-08 16:00", "2024-03-11 16:00"):
+        with pytest.raises(DataUnavailableError, match="not adjusted"):
+            walk(noon, "NVDA", Timeframe.DAY_1, "2024-03-07 00:00", end)
+    yahoo.days["NVDA"][:2] = [flat("2024-03-07 09:30", 21.0), flat("2024-03-08 09:30", 20.6)]
+    (page,) = walk(noon, "NVDA", Timeframe.DAY_1, "2024-03-07 00:00", "2024-03-11 16:00")
+    assert page.bars["NVDA"].values[3].tolist() == [84.0, 82.4]
+
+
 def test_contradicting_answers_about_splits_are_refused(yahoo: Yahoo) -> None:
     yahoo.days = {"NVDA": [flat("2024-03-01 09:30", 20.6), flat("2024-03-07 09:30", 21.0)]}
 

@@ -18,6 +18,7 @@ from marketdata.errors import (
     DataUnavailableError,
     MarketDataError,
     RateLimitError,
+    StoreUnavailableError,
 )
 
 
@@ -211,7 +212,7 @@ def test_a_fork_does_not_inherit_a_held_lock(hands: Hands) -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     assert held.wait(10)
-    child = _fork(lambda: breaker.admit())
+    child = _fork(breaker.admit)
     release.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
@@ -233,6 +234,18 @@ def _fork(action: Callable[[], object]) -> int:
 
 
 # --------------------------------------------------------------------------------------- budget
+
+
+def test_a_budget_that_cannot_be_asked_raises_at_once(hands: Hands) -> None:
+    class Down(Ledger):
+        def take(self, credential: str, limit_per_minute: int) -> float:
+            raise StoreUnavailableError("no connection")
+
+    calls = caller(hands, Down(hands, 0, 0))
+    with pytest.raises(StoreUnavailableError):
+        calls.call(script("never"), LONG)
+    assert hands.slept == []
+    assert calls.breaker.state == "closed"
 
 
 def test_every_attempt_is_taken_from_the_budget(hands: Hands) -> None:

@@ -117,13 +117,19 @@ def test_dirt_at_the_end_of_a_page_proves_nothing(
     one = walk(calendar, "A", "B")
     answer = one.take(page({"A": rows(0), "B": last}, "t1"))
     assert answer.proven == {"A": SPAN}
-    assert one.take(page({})).proven == {"B": SPAN}
+    assert list(answer.bars) == ["A"]  # what is not proven yet is not handed out either
+    rest = one.take(page({"B": rows(7)}))
+    assert rest.proven == {"B": SPAN}
+    inside = [r for r in last if r["t"] != "never" and "T14:3" in r["t"]]
+    assert len(rest.bars["B"]) == len(inside) + 1
 
 
 def test_symbols_out_of_order_prove_nothing_before_the_end(calendar: TradingCalendar) -> None:
     one = walk(calendar, "A", "B")
     assert one.take(page({"B": rows(0), "A": rows(0)}, "t1")).proven == {}
-    assert one.take(page({"B": rows(1)})).proven == {"A": SPAN, "B": SPAN}
+    last = one.take(page({"B": rows(1)}))
+    assert last.proven == {"A": SPAN, "B": SPAN}
+    assert {s: len(b) for s, b in last.bars.items()} == {"A": 1, "B": 2}
 
 
 def test_a_symbol_that_comes_again_is_an_error(calendar: TradingCalendar) -> None:
@@ -166,6 +172,17 @@ def test_foreign_and_outlying_rows_are_left_out_and_counted(calendar: TradingCal
     assert answer.rejected == {"wrong_symbol": 2, "out_of_window": 2, "unreadable": 1}
 
 
+def test_a_bar_repeated_on_the_next_page_is_left_out_and_counted(
+    calendar: TradingCalendar,
+) -> None:
+    one = walk(calendar, "A")
+    one.take(page({"A": rows(0, 1)}, "t1"))
+    answer = one.take(page({"A": rows(1, 2)}))
+    assert answer.bars["A"].timestamp.tolist() == [START + 2 * MINUTE]
+    assert answer.rejected == {"out_of_order": 1}
+    assert answer.proven == {"A": until(10, since=2)}
+
+
 def test_whatever_the_pages_the_proofs_never_run_ahead_of_the_bars(
     calendar: TradingCalendar,
 ) -> None:
@@ -189,7 +206,9 @@ def test_whatever_the_pages_the_proofs_never_run_ahead_of_the_bars(
             _learn(one.take(page(content, None if at >= len(flat) else f"t{number}")), got, proven)
             for symbol in names:
                 for span in proven[symbol]:
-                    inside = {m for m in truth[symbol] if span.start <= START + m * MINUTE < span.end}
+                    inside = {
+                        m for m in truth[symbol] if span.start <= START + m * MINUTE < span.end
+                    }
                     assert inside <= got[symbol]
         assert all(normalise(proven[s]) == [SPAN] for s in names)
         assert got == {s: set(truth[s]) for s in names}
@@ -197,6 +216,8 @@ def test_whatever_the_pages_the_proofs_never_run_ahead_of_the_bars(
 
 def _learn(answer: BarsPage, got: dict[str, set[int]], proven: dict[str, list[Span]]) -> None:
     for symbol, bars in answer.bars.items():
+        span = answer.proven[symbol]
+        assert ((bars.timestamp >= span.start) & (bars.timestamp < span.end)).all()
         got[symbol].update(((bars.timestamp - START) // MINUTE).tolist())
     for symbol, span in answer.proven.items():
         proven[symbol].append(span)

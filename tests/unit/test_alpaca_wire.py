@@ -76,6 +76,17 @@ def test_a_missing_value_is_nan_in_its_row_only(missing: str) -> None:
     assert np.isnan(bars.values).sum(axis=0).tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("absent", [{"vw": None, "n": None}, {}])
+def test_sources_without_vwap_and_count_parse_in_columns(
+    absent: dict[str, None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketdata.brokers.alpaca_wire._parse_bars_one_by_one", None)
+    row = {k: v for k, v in BAR.items() if k not in ("vw", "n")} | absent
+    bars = parse_bars([row] * 3)
+    assert np.isnan(bars.values[[VWAP, TRADE_COUNT]]).all()
+    assert not np.isnan(bars.values[: VOLUME + 1]).any()
+
+
 @pytest.mark.parametrize("value", [None, "not a number", [], {}, 10**400])
 def test_an_unreadable_value_is_nan(value: object) -> None:
     bars = parse_bars([bar(v=value), BAR])
@@ -241,7 +252,9 @@ def test_403_is_told_apart_by_its_body() -> None:
 def test_words_come_without_markup_and_without_secrets() -> None:
     assert words_of('{"code":400,"message":"invalid \\"symbol\\""}') == 'invalid \\"symbol\\"'
     assert words_of("<html><h1>502  Bad\nGateway</h1></html>") == "502 Bad Gateway"
-    assert words_of('{"message":"bad key PK123 / s3cret"}', ("s3cret", "PK123")) == "bad key *** / ***"
+    assert (
+        words_of('{"message":"bad key PK123 / s3cret"}', ("s3cret", "PK123")) == "bad key *** / ***"
+    )
     assert len(words_of("x" * 5000)) == 200
 
 

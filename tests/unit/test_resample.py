@@ -81,11 +81,13 @@ def test_vwap_and_trade_count_are_of_the_bars_that_have_them(calendar: TradingCa
         ("2024-03-08 09:40", 1, 1, 1, 1, 0, 4.0, 0),
         ("2024-03-08 09:41", 1, 1, 1, 1, 0, 6.0, 0),
         ("2024-03-08 09:45", 1, 1, 1, 1, NAN, 8.0, 1),
+        ("2024-03-08 09:50", 1, 1, 1, 1, NAN, 8.0, 1),
+        ("2024-03-08 09:51", 1, 1, 1, 1, 10, 6.0, 1),
     )
     five = resample(bars, MIN_1, MIN_5, calendar, "regular")
-    np.testing.assert_array_equal(five.values[4], [400, 7, 0, NAN])
-    np.testing.assert_array_equal(five.values[5], [12.0, NAN, 5.0, 8.0])
-    np.testing.assert_array_equal(five.values[6], [5, NAN, 0, 1])
+    np.testing.assert_array_equal(five.values[4], [400, 7, 0, NAN, 10])
+    np.testing.assert_array_equal(five.values[5], [12.0, NAN, 5.0, 8.0, 6.0])
+    np.testing.assert_array_equal(five.values[6], [5, NAN, 0, 1, 2])
 
 
 def test_quiet_bins_are_absent(calendar: TradingCalendar):

@@ -1,11 +1,13 @@
 """Bars as JSON text: every float64 comes back bit for bit."""
 
 import json
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
 
 from marketdata.sandbox.encoding import encode_bars
 from marketdata.types import MINUTE, OPEN, VOLUME, Bars
@@ -13,13 +15,13 @@ from marketdata.types import MINUTE, OPEN, VOLUME, Bars
 KEYS = ("o", "h", "l", "c", "v", "vw", "n")
 
 
-def decode(text: bytes) -> tuple[list[str], np.ndarray]:
+def decode(text: bytes) -> tuple[list[str], NDArray[Any]]:
     rows = json.loads(b"[" + text + b"]")
     values = [[np.nan if r[k] is None else r[k] for r in rows] for k in KEYS]
     return [r["t"] for r in rows], np.array(values, np.float64)
 
 
-def bars_of(values: np.ndarray, start: int = 1_709_649_000_000_000) -> Bars:
+def bars_of(values: NDArray[Any], start: int = 1_709_649_000_000_000) -> Bars:
     count = values.shape[1]
     return Bars(start + np.arange(count, dtype=np.int64) * MINUTE, values)
 

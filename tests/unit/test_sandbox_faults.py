@@ -5,7 +5,7 @@ import json
 import pytest
 
 from marketdata.errors import RequestError
-from marketdata.sandbox.faults import Fault, FaultPlan
+from marketdata.sandbox.faults import Fault, FaultPlan, Row
 from marketdata.sandbox.spoil import spoil
 
 BARS = "/v2/stocks/bars?symbols=AAPL"
@@ -76,7 +76,7 @@ def page(symbols: int = 1, rows: int = 20) -> bytes:
 
 
 def test_bad_rows_leave_the_others_alone():
-    rows = (
+    rows: tuple[Row, ...] = (
         "nan",
         "negative_volume",
         "off_grid",

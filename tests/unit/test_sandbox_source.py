@@ -1,9 +1,11 @@
 """Share basis, dividends and aggregation, checked by hand."""
 
 from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from marketdata.calendars import calendar_for
 from marketdata.clock import FixedClock, SystemClock, to_micros
@@ -28,11 +30,11 @@ CALENDAR = calendar_for("XNYS", SystemClock().now_us())
 TODAY = date(2024, 9, 1)
 
 
-def midnights(*texts: str) -> np.ndarray:
+def midnights(*texts: str) -> NDArray[Any]:
     return np.array([CALENDAR.midnight_of(date.fromisoformat(t)) for t in texts], np.int64)
 
 
-def bars(timestamps: np.ndarray, close: float = 100.0) -> Bars:
+def bars(timestamps: NDArray[Any], close: float = 100.0) -> Bars:
     return Bars(timestamps, np.full((7, len(timestamps)), close))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from marketdata.brokers.yahoo_splits import SplitBook, to_raw
+from marketdata.brokers.yahoo_splits import SplitBook, SplitList, doubt_applied, to_raw
 from marketdata.clock import Deadline
 from marketdata.errors import DataUnavailableError
 from marketdata.types import DAY, Bars, Split
@@ -72,22 +72,33 @@ def test_an_ordinary_move_at_a_split_is_accepted() -> None:
     assert to_raw(moved, [small]).values[0, 0] == 110.25
 
 
+def test_a_split_of_today_is_in_doubt_until_the_day_has_a_bar() -> None:
+    before = bars(("2020-08-28", 124.8, 10.0))
+    assert "after the open" in (doubt_applied(before, [FOUR], today=EX) or "")
+    assert doubt_applied(before, [FOUR], today=EX + DAY) is None
+    opened = bars(("2020-08-28", 124.8, 10.0), ("2020-08-31", 127.6, 10.0))
+    assert doubt_applied(opened, [FOUR], today=EX) is None
+    small = Split(EX, 21.0, 20.0)
+    assert doubt_applied(before, [small], today=EX) is None
+
+
 class _Source:
     """Counts how often it is asked; real time and the exchange day are set by the test."""
 
     def __init__(self, splits: Sequence[Split]) -> None:
         self.splits = splits
         self.asked: list[int] = []
+        self.doubt: str | None = None
         self.now = 0.0
         self.day = EX + 2000 * DAY
         self.book = SplitBook(self.ask, lambda: self.day, lambda: self.now)
 
-    def ask(self, symbol: str, start: int, deadline: Deadline) -> Sequence[Split]:
+    def ask(self, symbol: str, start: int, deadline: Deadline) -> SplitList:
         self.asked.append(start)
-        return [s for s in self.splits if s.ex_date >= start]
+        return SplitList(tuple(s for s in self.splits if s.ex_date >= start), self.doubt)
 
     def since(self, start: int) -> tuple[Split, ...]:
-        return self.book.since("AAPL", start, Deadline(1))
+        return self.book.since("AAPL", start, Deadline(1)).splits
 
 
 def test_the_book_answers_later_starts_from_memory() -> None:
@@ -110,4 +121,13 @@ def test_the_book_asks_again_when_it_cannot_know(change: str) -> None:
     else:
         source.day += DAY
     source.since(start)
+    assert len(source.asked) == 2
+
+
+def test_the_book_does_not_remember_a_doubt() -> None:
+    source = _Source([FOUR])
+    source.doubt = "not adjusted yet"
+    assert source.book.since("AAPL", EX, Deadline(1)).doubt == "not adjusted yet"
+    source.doubt = None
+    assert source.since(EX) == (FOUR,)
     assert len(source.asked) == 2

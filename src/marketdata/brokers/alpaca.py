@@ -1,13 +1,13 @@
 """Alpaca behind the `Broker` port, through alpaca-py in raw mode.
 
-alpaca-py signs and addresses the requests; pages, waits, time-outs and errors are ours: its own
-page loop throws finished pages away on an error, its retry sleeps a fixed 3 s whatever the answer
-says, and it has no time-outs. Only 1min and 1day are fetched; everything coarser is derived.
+Pages are asked one by one, because alpaca-py's own loop throws the finished ones away on an error.
+Only 1min and 1day are fetched; everything coarser is derived.
+
+``alpaca_wire`` reads answers, ``alpaca_walk`` knows what a page proves, ``alpaca_client`` sends.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,26 +16,21 @@ from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from requests.exceptions import RequestException
-
+from marketdata.brokers.alpaca_client import Endpoint, Keys
+from marketdata.brokers.alpaca_narrowing import Narrowing, blames_the_request, in_batches
 from marketdata.brokers.alpaca_walk import PAGE_ROWS, TIMEFRAMES, PageWalk
 from marketdata.brokers.alpaca_wire import (
     LATEST_PATHS,
     SPLIT_TYPES,
-    error_of_status,
     is_recent_refusal,
-    may_be_a_symbol,
     one_a_day,
     parse_latest,
     parse_split,
-    refused_by,
-    retry_after,
-    words_of,
 )
 from marketdata.brokers.resilience import Caller, CircuitBreaker, RequestGate
-from marketdata.brokers.transport import BoundSession, Transport, translate
+from marketdata.brokers.transport import Transport
 from marketdata.calendars import TradingCalendar, calendar_for
-from marketdata.clock import Clock, Deadline, SystemClock, from_micros
+from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import (
     AuthenticationError,
     BrokerResponseError,
@@ -67,7 +62,6 @@ _FIRST_OF_2016: Final = 1_451_624_400 * SECOND  # New York midnight
 _FIRST_OF_1980: Final = 315_550_800 * SECOND
 _PROCESSED_BEFORE: Final = timedelta(days=30)
 _PROCESSED_AFTER: Final = timedelta(days=60)
-_MOST_NARROWING: Final = 64
 _ASSETS_KEPT: Final = 3600.0
 
 _BASES: Final = {
@@ -129,19 +123,19 @@ class AlpacaBroker:
         self._feed = feed
         self._clock = clock
         self._on_notice = on_notice
-        self._delayed: set[str] = set()
+        self._delayed: dict[str, object] = {}
         self._assets: tuple[float, list[str]] | None = None
         data = (data_url or DATA_URL).rstrip("/")
         trading = (trading_url or (TRADING_URL if data == DATA_URL else data)).rstrip("/")
         digest = hashlib.sha256(f"{provider}:{key_id}".encode()).hexdigest()[:16]
         transport = Transport(timeouts=timeouts)
-        keys = _Keys(key_id, secret_key)
-        self._data = _Endpoint(data, keys, transport, _caller(digest, rate_limit, budget))
+        keys = Keys(key_id, secret_key)
+        self._data = Endpoint(data, keys, transport, _caller(digest, rate_limit, budget))
         # The trading API counts its own 200 requests a minute and can be down on its own.
         self._trading = self._data
         if urlsplit(trading).netloc != urlsplit(data).netloc:
             caller = _caller(f"{digest}-trading", 200, budget)
-            self._trading = _Endpoint(trading, keys, transport, caller)
+            self._trading = Endpoint(trading, keys, transport, caller)
 
     def __repr__(self) -> str:
         return f"AlpacaBroker({self._provider!r}, {self._data.url!r}, feed={self._feed!r})"
@@ -210,14 +204,14 @@ class AlpacaBroker:
             )
         if request.span.empty or not request.symbols:
             return
-        narrowing = _Narrowing(request.symbols)
+        narrowing = Narrowing(request.symbols)
         while (symbols := narrowing.next_group()) is not None:
             walk = PageWalk(symbols, request, self._calendar())
             while not walk.finished:
                 try:
                     answer = self._get_bars(walk, request.feed, deadline)
                 except BrokerResponseError as error:
-                    if walk.begun or error.facts.get("status") not in (400, 422):
+                    if walk.begun or not blames_the_request(error):
                         raise
                     narrowing.without(symbols, error)
                     break
@@ -244,9 +238,8 @@ class AlpacaBroker:
 
     def _learn_delay(self, feed: str, error: DataUnavailableError) -> None:
         """Remember for this key that the feed's last quarter of an hour is not to be had."""
-        first = feed not in self._delayed
-        self._delayed.add(feed)
-        if first and self._on_notice is not None:
+        mine = object()  # of several threads that learn it at once, one says it
+        if self._delayed.setdefault(feed, mine) is mine and self._on_notice is not None:
             self._on_notice(
                 f"this Alpaca key has no right to the last 15 minutes of {feed}: "
                 "bars arrive 16 minutes late"
@@ -268,17 +261,18 @@ class AlpacaBroker:
         ex-date: 30 days before and 60 days after the span are asked too.
         """
         calendar = self._calendar()
-        now = from_micros(self._clock.now_us())
-        first = from_micros(span.start).astimezone(calendar.zone).date() - _PROCESSED_BEFORE
-        last = min(from_micros(span.end), now).astimezone(calendar.zone).date() + _PROCESSED_AFTER
+        earliest = from_micros(max(span.start, _FIRST_OF_1980)).astimezone(calendar.zone)
+        latest = from_micros(min(span.end, self._clock.now_us())).astimezone(calendar.zone)
+        first = earliest.date() - _PROCESSED_BEFORE
+        last = max(first, latest.date() + _PROCESSED_AFTER)
         found: dict[str, dict[str, Split]] = {s: {} for s in symbols}
-        for at in range(0, len(symbols), BATCH_SYMBOLS):
-            batch = sorted(symbols[at : at + BATCH_SYMBOLS])
+
+        def ask(group: list[str]) -> None:
             params: dict[str, str | int] = {
-                "symbols": ",".join(batch),
+                "symbols": ",".join(group),
                 "types": ",".join(SPLIT_TYPES.values()),
                 "start": first.isoformat(),
-                "end": max(first, last).isoformat(),
+                "end": last.isoformat(),
                 "limit": 1000,
                 "sort": "asc",
             }
@@ -286,6 +280,8 @@ class AlpacaBroker:
                 symbol, split = parse_split(action, calendar.midnight_of)
                 if symbol in found and span.start <= split.ex_date < span.end:
                     found[symbol][str(action.get("id") or split)] = split
+
+        in_batches(symbols, BATCH_SYMBOLS, ask)
         return {s: one_a_day(splits.values()) for s, splits in found.items()}
 
     def _actions(self, params: dict[str, str | int], deadline: Deadline) -> Iterator[Any]:
@@ -350,20 +346,13 @@ class AlpacaBroker:
             raise DataUnavailableError(f"alpaca has no latest {kind!r}")
         path, wrapper = LATEST_PATHS[kind]
         found: dict[str, Mapping[str, Any]] = {}
-        for at in range(0, len(symbols), BATCH_SYMBOLS):
-            narrowing = _Narrowing(symbols[at : at + BATCH_SYMBOLS])
-            while (group := narrowing.next_group()) is not None:
-                params = {"symbols": ",".join(sorted(group)), "feed": feed}
-                try:
-                    answer = self._get_data(path, params, feed, deadline)
-                except BrokerResponseError as error:
-                    if error.facts.get("status") not in (400, 422):
-                        raise
-                    narrowing.without(group, error)
-                    continue
-                narrowing.answered = True
-                found.update(_latest_of(kind, answer, wrapper, group))
-            narrowing.finish()
+
+        def ask(group: list[str]) -> None:
+            params = {"symbols": ",".join(group), "feed": feed}
+            answer = self._get_data(path, params, feed, deadline)
+            found.update(_latest_of(kind, answer, wrapper, group))
+
+        in_batches(symbols, BATCH_SYMBOLS, ask)
         return found
 
     def _calendar(self) -> TradingCalendar:
@@ -389,141 +378,5 @@ def _require_feed(feed: str, feeds: Sequence[str]) -> None:
         )
 
 
-class _Narrowing:
-    """Finds the symbols of a batch that make the broker refuse all of it."""
-
-    def __init__(self, symbols: Sequence[str]) -> None:
-        self.answered = False
-        self._groups: list[list[str]] = [list(symbols)]
-        self._refused: dict[str, str] = {}
-        self._suspects: dict[str, BrokerResponseError] = {}
-        self._halvings = 0
-
-    def next_group(self) -> list[str] | None:
-        return self._groups.pop() if self._groups else None
-
-    def without(self, group: Sequence[str], error: BrokerResponseError) -> None:
-        """Take out the symbols `error` names, or halve the group where it names none."""
-        words = error.message
-        named = refused_by(words, group)
-        if named:
-            self._refused.update(dict.fromkeys(named, words))
-            rest = [s for s in group if s not in named]
-            if rest:
-                self._groups.append(rest)
-        elif not may_be_a_symbol(words):
-            raise error
-        elif len(group) == 1:
-            # Alone and refused: its fault if others are answered, else that of the request.
-            self._suspects[group[0]] = error
-        else:
-            self._halvings += 1
-            if self._halvings > _MOST_NARROWING:
-                raise error
-            middle = len(group) // 2
-            self._groups += [list(group[middle:]), list(group[:middle])]
-
-    def pop_refused(self) -> dict[str, str]:
-        refused, self._refused = self._refused, {}
-        return refused
-
-    def finish(self) -> dict[str, str]:
-        """Return the refusals not handed out yet."""
-        refused = self.pop_refused()
-        for symbol, error in self._suspects.items():
-            if not self.answered and "symbol" not in error.message.lower():
-                raise error
-            refused[symbol] = error.message
-        return refused
-
-
-class _Keys:
-    """Key id and secret, kept out of every repr."""
-
-    __slots__ = ("key_id", "secret_key")
-
-    def __init__(self, key_id: str, secret_key: str) -> None:
-        self.key_id = key_id
-        self.secret_key = secret_key
-
-
 def _caller(credential: str, limit: int, budget: RateBudget | None) -> Caller:
     return Caller(CircuitBreaker("alpaca"), RequestGate(credential, limit, budget))
-
-
-class _Endpoint:
-    """One of Alpaca's hosts, asked through alpaca-py; the seam where foreign errors end."""
-
-    def __init__(self, url: str, keys: _Keys, transport: Transport, caller: Caller) -> None:
-        self.url = url
-        self.caller = caller
-        self.requests_left: int | None = None
-        self._keys = keys
-        self._transport = transport
-        self._client: Any = None
-
-    def get(
-        self,
-        path: str,
-        params: Mapping[str, str | int] | None,
-        deadline: Deadline,
-        *,
-        api_version: str = "v2",
-    ) -> Any:
-        """Return the JSON answer to one GET; raises `MarketDataError` for everything else."""
-        return self.caller.call(lambda: self._send(path, params, api_version, deadline), deadline)
-
-    def _send(
-        self, path: str, params: Mapping[str, str | int] | None, version: str, deadline: Deadline
-    ) -> Any:
-        from alpaca.common.exceptions import APIError
-
-        session = self._transport.within(deadline)
-        client = copy.copy(self._sdk())
-        client._session = session
-        failure: Exception | None = None
-        answer = None
-        try:
-            answer = client.get(path, dict(params or {}), api_version=version)
-        except (APIError, RequestException, ValueError, RecursionError) as error:
-            failure = error
-        # Raised out here, so that no error carries the request and its keys as its context.
-        problem = self._problem(session, failure, deadline)
-        if problem is not None:
-            raise problem
-        return answer
-
-    def _problem(
-        self, session: BoundSession, failure: Exception | None, deadline: Deadline
-    ) -> MarketDataError | None:
-        response = session.response
-        if response is not None:
-            now_seconds = SystemClock().now_us() / SECOND
-            self._learn(response.headers)
-            if response.status_code != 200:
-                secrets = (self._keys.secret_key, self._keys.key_id)
-                words = words_of(response.text[:4000], secrets)
-                wait = retry_after(response.headers, now_seconds)
-                return error_of_status(response.status_code, words, wait)
-        if isinstance(failure, RequestException):
-            return translate(failure, "alpaca", deadline)
-        if failure is not None:
-            return BrokerResponseError("alpaca: the answer cannot be read", transient=True)
-        return None
-
-    def _learn(self, headers: Mapping[str, str]) -> None:
-        limit, left = headers.get("X-RateLimit-Limit"), headers.get("X-RateLimit-Remaining")
-        if limit is not None and limit.isdigit():
-            self.caller.gate.learn(int(limit))
-        if left is not None and left.isdigit():
-            self.requests_left = int(left)
-
-    def _sdk(self) -> Any:
-        """Return alpaca-py's client, imported and made on first use, its own retry off."""
-        if self._client is None:  # made twice at worst: cheaper than a lock that a fork may hold
-            from alpaca.common.rest import RESTClient
-
-            client = RESTClient(self.url, self._keys.key_id, self._keys.secret_key, raw_data=True)
-            client._retry, client._retry_codes = 0, []
-            self._client = client
-        return self._client

@@ -51,6 +51,8 @@ class PageWalk:
         self._token: str | None = None
         self._seen: set[str] = set()
         self._until: dict[str, int] = {}
+        self._held: dict[str, list[Bars]] = {}
+        self._disordered: set[str] = set()
         self._open: str | None = None  # the symbol the previous page ended in
 
     # ------------------------------------------------------------------------------ asking
@@ -107,10 +109,12 @@ class PageWalk:
                 parsed[symbol] = parse_bars(raw)
             elif raw:
                 rejected["wrong_symbol"] = rejected.get("wrong_symbol", 0) + len(raw)
+        known = {s: self._until.get(s, self._request.span.start) for s in parsed}
         proven = self._prove(list(rows), parsed, final=token is None)
         self._token, self.finished = token, token is None
-        bars = {s: self._inside(b, rejected) for s, b in parsed.items()}
-        return BarsPage({s: b for s, b in bars.items() if len(b)}, proven, rejected=rejected)
+        for symbol, bars in parsed.items():
+            self._held.setdefault(symbol, []).append(self._inside(bars, known[symbol], rejected))
+        return BarsPage(self._release(), proven, rejected=rejected)
 
     def _unwrap(self, payload: object) -> tuple[Mapping[str, list[Any]], str | None]:
         if not isinstance(payload, Mapping):
@@ -135,16 +139,38 @@ class PageWalk:
         self._seen.add(token)
         return rows, token
 
-    def _inside(self, bars: Bars, rejected: dict[str, int]) -> Bars:
+    def _inside(self, bars: Bars, known: int, rejected: dict[str, int]) -> Bars:
+        """Return the bars in the span that no page before has proven; count the others."""
         span, labels = self._request.span, bars.timestamp
-        readable = labels != NO_TIMESTAMP
-        keep = readable & (labels >= span.start) & (labels < span.end)
+        keep = (labels >= max(span.start, known)) & (labels < span.end)
         if keep.all():
             return bars
-        for reason, lost in (("unreadable", ~readable), ("out_of_window", readable & ~keep)):
+        readable = labels != NO_TIMESTAMP
+        repeated = (labels >= span.start) & (labels < known)
+        reasons = {
+            "unreadable": ~readable,
+            "out_of_order": repeated,
+            "out_of_window": readable & ~keep & ~repeated,
+        }
+        for reason, lost in reasons.items():
             if lost.any():
                 rejected[reason] = rejected.get(reason, 0) + int(np.count_nonzero(lost))
         return bars.take(keep)
+
+    def _release(self) -> dict[str, Bars]:
+        """Hand out the held bars that lie in what is proven by now; the others wait for that."""
+        ready: dict[str, Bars] = {}
+        for symbol, parts in list(self._held.items()):
+            bars = Bars.concat(parts)
+            known = bars.timestamp < self._until.get(symbol, self._request.span.start)
+            if known.all():
+                del self._held[symbol]
+            else:
+                self._held[symbol] = [bars.take(~known)]
+                bars = bars.take(known)
+            if len(bars):
+                ready[symbol] = bars
+        return ready
 
     # ----------------------------------------------------------------------------- proving
 
@@ -174,7 +200,7 @@ class PageWalk:
             last = names[-1]
             self._open = last if last in self._wanted else None
             if self._open is not None:
-                self._add([last], self._known_until(parsed[last]), proven)
+                self._add([last], self._known_until(last, parsed[last]), proven)
         elif names:
             self._open = None
         return proven
@@ -186,10 +212,12 @@ class PageWalk:
                 proven[symbol] = Span(start, until)
                 self._until[symbol] = until
 
-    def _known_until(self, bars: Bars) -> int:
+    def _known_until(self, symbol: str, bars: Bars) -> int:
         """Return the end of the last bar of the page's last symbol, or the span's start."""
         span, labels = self._request.span, bars.timestamp
         if not len(labels) or bool((labels[1:] < labels[:-1]).any()):
+            self._disordered.add(symbol)
+        if symbol in self._disordered:
             return span.start
         last = labels[-1:]
         timeframe = self._request.timeframe

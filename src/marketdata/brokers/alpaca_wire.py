@@ -27,7 +27,7 @@ from marketdata.errors import (
     RateLimitError,
 )
 from marketdata.quality import NO_TIMESTAMP
-from marketdata.types import Bars, Int64s, Split
+from marketdata.types import Bars, Floats, Int64s, Split
 
 # ----------------------------------------------------------------------------------------- bars
 
@@ -55,10 +55,18 @@ def parse_bars(rows: Sequence[Any]) -> Bars:
     values = np.empty((len(_KEYS), count), np.float64)
     try:
         for row, key in enumerate(_KEYS):
-            values[row] = np.fromiter(map(itemgetter(key), rows), np.float64, count)
+            values[row] = _column(rows, key, count)
         return Bars(parse_times([*map(_TIME, rows)]), values)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return _parse_bars_one_by_one(rows)
+
+
+def _column(rows: Sequence[Any], key: str, count: int) -> Floats:
+    try:
+        return np.fromiter(map(itemgetter(key), rows), np.float64, count)
+    except (KeyError, TypeError):
+        # Null or missing, as vw and n of some sources are in every row: None becomes NaN.
+        return np.array([row.get(key) for row in rows], np.float64)
 
 
 def _parse_bars_one_by_one(rows: Sequence[Any]) -> Bars:

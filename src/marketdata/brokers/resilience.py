@@ -25,6 +25,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from marketdata.clock import Deadline
 from marketdata.errors import (
+    BrokerError,
     BrokerTimeoutError,
     BrokerUnavailableError,
     MarketDataError,
@@ -185,6 +186,11 @@ class RequestGate:
         self._monotonic = monotonic
         self._sleep = sleep
         self._paused_until = float("-inf")
+        self.after_fork()
+        _fork_safe.add(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def learn(self, limit: int) -> None:
         """Use the requests a minute that the broker states."""
@@ -194,7 +200,8 @@ class RequestGate:
     def pause(self, seconds: float) -> None:
         """Let nothing through for `seconds` (at most `MAX_PAUSE`), in any process."""
         seconds = min(max(seconds, 0.0), MAX_PAUSE)
-        self._paused_until = max(self._paused_until, self._monotonic() + seconds)
+        with self._lock:
+            self._paused_until = max(self._paused_until, self._monotonic() + seconds)
         if self._budget is not None:
             self._budget.pause(self.credential, seconds)
 
@@ -334,8 +341,9 @@ class Caller:
 
 
 def _worth_another_try(error: BaseException) -> bool:
-    """A refused rate was waited for already, and an open breaker is there to save the time."""
-    if not isinstance(error, MarketDataError) or isinstance(error, RateLimitError):
+    """A refused rate was waited for already, an open breaker is there to save the time, and an
+    error of the budget's store is not the broker's."""
+    if not isinstance(error, BrokerError) or isinstance(error, RateLimitError):
         return False
     return error.transient and not error.facts.get("circuit_open")
 

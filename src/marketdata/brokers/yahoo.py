@@ -26,7 +26,7 @@ from marketdata.brokers.yahoo_chart import (
     yahoo_symbol,
 )
 from marketdata.brokers.yahoo_session import YahooLine
-from marketdata.brokers.yahoo_splits import SplitBook, to_raw
+from marketdata.brokers.yahoo_splits import SplitBook, SplitList, doubt_applied, to_raw
 from marketdata.calendars import TradingCalendar, calendar_for
 from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import (
@@ -48,6 +48,8 @@ from marketdata.types import COLUMNS, DAY, HOUR, MINUTE, SECOND, Bars, Split, Ti
 
 FEED: Final = "yahoo"
 _EXCHANGE: Final = "XNYS"
+_NEVER: Final = 1 << 62
+"""A market time at which every bar is over."""
 
 # A day less than Yahoo's own horizons of 30, 60 and 730 days: the request takes time, and a span
 # that is too old by a second is refused as a whole.
@@ -245,18 +247,21 @@ class YahooBroker:
     ) -> tuple[Split, ...]:
         """Return every split from the first bar to today, from the answer itself where it reaches
         today, else asked for separately."""
-        start = int(chart.bars.timestamp[0])
-        if not timeframe.intraday and span.end > self._midnight():
-            return self._book.learn(symbol, start, chart.splits)
+        start, today = int(chart.bars.timestamp[0]), self._midnight()
         wanted = [s for s in chart.splits if s.ex_date > start]
+        reaches_today = not timeframe.intraday and span.end > today
+        if reaches_today and not any(s.ex_date >= today for s in wanted):
+            return self._book.learn(symbol, start, chart.splits)
         for _ in range(2):
             known = self._asked_splits(symbol, start, deadline)
-            if all(s in known for s in wanted):
-                return known
+            if known.doubt:
+                raise unreadable(known.doubt)
+            if all(s in known.splits for s in wanted):
+                return known.splits
             self._book.forget(symbol)  # it may be younger than what is remembered
         raise unreadable(f"Yahoo's answers about splits of {symbol} contradict each other")
 
-    def _asked_splits(self, symbol: str, start: int, deadline: Deadline) -> tuple[Split, ...]:
+    def _asked_splits(self, symbol: str, start: int, deadline: Deadline) -> SplitList:
         try:
             return self._book.since(symbol, start, deadline)
         except SymbolNotFoundError as error:
@@ -266,10 +271,11 @@ class YahooBroker:
                 raise
             raise unreadable(f"Yahoo gives no splits of {symbol}: {error.message}") from error
 
-    def _ask_splits(self, symbol: str, start: int, deadline: Deadline) -> Sequence[Split]:
-        now_us = self._clock.now_us()
-        span = self._whole_days(Span(start, max(start, now_us) + 1))
-        return self._chart(symbol, Timeframe.DAY_1, span, now_us, deadline).splits
+    def _ask_splits(self, symbol: str, start: int, deadline: Deadline) -> SplitList:
+        """Ask for the days from `start` to now, the running one included, with their splits."""
+        span = self._whole_days(Span(start, max(start, self._clock.now_us()) + 1))
+        chart = self._chart(symbol, Timeframe.DAY_1, span, _NEVER, deadline)
+        return SplitList(chart.splits, doubt_applied(chart.bars, chart.splits, self._midnight()))
 
     def _notice_unsplit(self, symbol: str, splits: Sequence[Split]) -> None:
         if self._on_notice is None or symbol in self._noticed:
@@ -290,7 +296,7 @@ class YahooBroker:
         found: dict[str, list[Split]] = {}
         for symbol in symbols:
             try:
-                known = self._book.since(symbol, span.start, deadline)
+                known = self._book.since(symbol, span.start, deadline).splits
             except SymbolNotFoundError:
                 known = ()
             found[symbol] = [s for s in known if s.ex_date < span.end]

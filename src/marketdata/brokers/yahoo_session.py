@@ -8,7 +8,8 @@ frame and answers one bad status with up to seven requests.
 Nothing of yfinance's process-wide state is used or changed, so that other users of it in the same
 process are left alone: not its singleton of cookies and session (the last session given wins for
 all threads), not its cache of past ranges (which remembers an error for good), not its SQLite
-files (locked by other processes), not its configuration.
+files (locked by other processes), not its configuration. Two filters are added, to its log and to
+the warnings raised inside it.
 """
 
 from __future__ import annotations
@@ -144,9 +145,11 @@ class _Exchange:
             self._gate.acquire(self._deadline)
 
     def _timeout(self, chart: bool) -> tuple[float, float]:
+        """Return seconds to connect and to answer; together they stay inside the deadline."""
         connect, read = self._timeouts
-        left = max(0.001, self._deadline.remaining())
-        return min(connect, left), min(read if chart else min(read, _COOKIE_SECONDS), left)
+        left = max(0.002, self._deadline.remaining())
+        connect = min(connect, left / 2)
+        return connect, min(read if chart else min(read, _COOKIE_SECONDS), left - connect)
 
     def _judge(self, response: Any) -> None:
         status = int(response.status_code)

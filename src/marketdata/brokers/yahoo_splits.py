@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -27,6 +29,14 @@ _MEMORY: Final = 600.0
 """Seconds a symbol's splits are remembered, within one exchange day."""
 _NOTABLE: Final = 1.5
 _ADJACENT: Final = 7 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class SplitList:
+    """A symbol's splits, and why prices before them cannot be brought back to raw, if so."""
+
+    splits: tuple[Split, ...]
+    doubt: str | None = None
 
 
 def to_raw(bars: Bars, splits: Sequence[Split]) -> Bars:
@@ -44,7 +54,9 @@ def to_raw(bars: Bars, splits: Sequence[Split]) -> Bars:
     DataUnavailableError
         The bars jump at a split as if it had not been applied; a retry on another day may help.
     """
-    _check_applied(bars, splits)
+    doubt = doubt_applied(bars, splits)
+    if doubt:
+        raise unreadable(doubt)
     raw = unsplit_bars(bars, splits)
     if raw is bars:
         return bars
@@ -59,26 +71,42 @@ def _rounded(prices: Floats) -> Floats:
     return np.where(prices >= 1.0, np.round(prices, 4), np.round(prices, 6))
 
 
-def _check_applied(bars: Bars, splits: Sequence[Split]) -> None:
-    """Refuse bars whose price drops at a split by about its ratio: Yahoo has named the split but
-    not applied it yet, which happens on the ex-date."""
+def doubt_applied(bars: Bars, splits: Sequence[Split], today: int | None = None) -> str | None:
+    """Return why a split may not have been applied to `bars` yet, or None.
+
+    Yahoo names a split before it adjusts the history, at times by days. Then the price changes at
+    the ex-date by about the ratio. Ratios below 3:2 cannot be told from an ordinary move.
+
+    Parameters
+    ----------
+    bars : Bars
+        Around the ex-dates, a running day included.
+    today : int, optional
+        Exchange midnight: a split of that day is in doubt until the day has a bar.
+    """
     for split in splits:
+        if 1 / _NOTABLE < split.ratio < _NOTABLE:
+            continue
         after = int(np.searchsorted(bars.timestamp, split.ex_date))
-        if not 0 < after < len(bars) or 1 / _NOTABLE < split.ratio < _NOTABLE:
+        named = f"a {split.new:g}:{split.old:g} split on {_day(split)}"
+        if after == len(bars) and today is not None and split.ex_date >= today:
+            return f"Yahoo names {named}; whether its prices are adjusted shows after the open"
+        if not 0 < after < len(bars):
             continue
         if bars.timestamp[after] - bars.timestamp[after - 1] > _ADJACENT:
             continue
         step = bars.values[CLOSE, after - 1] / bars.values[OPEN, after]
         if step > 0 and abs(np.log(step) / np.log(split.ratio) - 1) < 0.2:
-            day = from_micros(split.ex_date + DAY // 2).date()
-            raise unreadable(
-                f"Yahoo names a {split.new:g}:{split.old:g} split on {day}, but its prices are "
-                "not adjusted for it"
-            )
+            return f"Yahoo names {named}, but its prices are not adjusted for it"
+    return None
+
+
+def _day(split: Split) -> date:
+    return from_micros(split.ex_date + DAY // 2).date()
 
 
 class SplitBook:
-    """Remembers each symbol's splits for a short while.
+    """Remembers each symbol's splits for a short while; never a doubtful list.
 
     Parameters
     ----------
@@ -90,7 +118,7 @@ class SplitBook:
 
     def __init__(
         self,
-        ask: Callable[[str, int, Deadline], Sequence[Split]],
+        ask: Callable[[str, int, Deadline], SplitList],
         today: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,14 +127,17 @@ class SplitBook:
         self._monotonic = monotonic
         self._known: dict[str, tuple[int, int, float, tuple[Split, ...]]] = {}
 
-    def since(self, symbol: str, start: int, deadline: Deadline) -> tuple[Split, ...]:
+    def since(self, symbol: str, start: int, deadline: Deadline) -> SplitList:
         """Return the splits with an ex-date from `start` (microseconds UTC) to today."""
         known = self._known.get(symbol)
         if known is not None:
             first, today, until, splits = known
             if first <= start and today == self._today() and self._monotonic() < until:
-                return tuple(s for s in splits if s.ex_date >= start)
-        return self.learn(symbol, start, self._ask(symbol, start, deadline))
+                return SplitList(tuple(s for s in splits if s.ex_date >= start))
+        answer = self._ask(symbol, start, deadline)
+        if answer.doubt:
+            return answer
+        return SplitList(self.learn(symbol, start, answer.splits))
 
     def learn(self, symbol: str, start: int, splits: Sequence[Split]) -> tuple[Split, ...]:
         """Remember that these are all splits from `start` to today, and return them."""

@@ -60,7 +60,7 @@ def command(
     common = settings or {}
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
-        hints = get_type_hints(function, _annotation_names(), include_extras=True)
+        hints = get_type_hints(function, None, _annotation_names(), include_extras=True)
         own = inspect.signature(function).parameters
 
         def run(**values: Any) -> int:

@@ -53,10 +53,13 @@ class Output:
         for values in rows:
             self.row(values)
 
-    def table(self, table: Table) -> None:
+    def table(self, table: Table, indent: int = 0) -> None:
         """Print a table; nothing where JSON is printed."""
-        if not self.as_json:
-            self.console.print(table)
+        if self.as_json:
+            return
+        from rich.padding import Padding
+
+        self.console.print(Padding(table, (0, 0, 0, indent), expand=False))
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line for people, unwrapped; nothing where JSON is printed."""
@@ -101,23 +104,21 @@ def make_console(stream: TextIO) -> Console:
     return Console(file=stream, highlight=False, width=_WIDE if wide else None)
 
 
-def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    """Return an empty table with a thin rule below its heading."""
+def make_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Return an empty table with a thin rule below its heading; cells are never broken."""
     from rich import box
     from rich.table import Table
 
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=title,
-        title_justify="left",
-        title_style="bold",
         header_style="bold",
         border_style="dim",
+        show_edge=False,
         pad_edge=False,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
     )
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     return table
 
 

@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from marketdata.embedded.locks import LockFile, is_held
 from marketdata.embedded.processes import Account, run_as
@@ -102,12 +101,10 @@ class Home:
     def state(self) -> State | None:
         """Return the recorded state, or None for a home never started; damage counts as none."""
         try:
-            record: dict[str, Any] = json.loads(self._state_file.read_text())
-        except (FileNotFoundError, ValueError):
+            state = State(**json.loads(self._state_file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
             return None
-        if record.get("format") != _FORMAT:
-            return None
-        return State(**record)
+        return state if state.format == _FORMAT else None
 
     def record(self, state: State) -> None:
         """Replace the recorded state in one step. Call it under the lock."""

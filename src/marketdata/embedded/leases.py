@@ -182,12 +182,19 @@ def acquire(
                 servers = _start(place, postgres, redis, redis_binary, deadline)
             except BaseException:
                 member.leave()
+                _stop_unwatched(place)
                 raise
             if keep:
                 place.keep_file.touch()
     finally:
         member.guard.release()
     return Lease(servers, member)
+
+
+def _stop_unwatched(home: Home) -> None:
+    """After a failed start: stop what runs if there is neither a supervisor nor a user."""
+    if not (is_held(home.watch_lock) or home.kept or home.live_users()):
+        stop_servers(home, deadline_after(10))
 
 
 def _start(
@@ -339,7 +346,7 @@ def _pids_behind(runtime: Path) -> tuple[int, ...]:
     # The first line of PostgreSQL's socket lock file is the postmaster's pid, the second its
     # data directory: https://www.postgresql.org/docs/18/storage-file-layout.html
     with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = next((runtime / "pg").glob(".s.PGSQL.*.lock")).read_text().splitlines()
+        lines = (runtime / "pg" / ".s.PGSQL.5432.lock").read_text().splitlines()
         pid, data = int(lines[0]), Path(lines[1])
         if works_in(pid, data):
             return (pid,)

@@ -25,8 +25,6 @@ class Redis(Server):
     name = "redis"
     title = "Redis"
     stop_signals = ((signal.SIGTERM, 3.0),)
-    # It has nothing to load and nothing to lose: silence means that it hangs.
-    silence = 3.0
 
     def __init__(self, home: Home, binary: Path | None = None) -> None:
         super().__init__(home)
@@ -74,8 +72,12 @@ class Redis(Server):
         except OSError:
             return False
 
-    def seems_lost(self) -> bool:
-        return True
+    def patience(self) -> float | None:
+        # It has nothing to load and nothing to lose: silence means that it hangs.
+        return 3.0 if self.socket.exists() else 0.5
+
+    def end_lost(self, deadline: float) -> None:
+        self.kill()
 
     def launch(self, lock: LockFile, deadline: float) -> None:
         program = find_redis(self._wanted)

@@ -28,8 +28,6 @@ class Server(ABC):
     title: ClassVar[str]
     stop_signals: ClassVar[Sequence[tuple[signal.Signals, float]]]
     """Signals from polite to rude, each with the seconds it gets; SIGKILL follows."""
-    silence: ClassVar[float]
-    """Seconds a server that seems lost may stay so before it is replaced."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -59,8 +57,8 @@ class Server(ABC):
         """Return whether a client is served now."""
 
     @abstractmethod
-    def seems_lost(self) -> bool:
-        """Return whether a silent server is beyond waiting for (not merely starting)."""
+    def patience(self) -> float | None:
+        """Return for how many seconds silence like the present one is borne; None: for ever."""
 
     @abstractmethod
     def launch(self, lock: LockFile, deadline: float) -> None:
@@ -113,33 +111,35 @@ class Server(ABC):
                 send([pid], kind)
                 if self._ends(min(time.monotonic() + seconds, deadline)):
                     return True
-        self._kill()
+        self.kill()
         self._ends(time.monotonic() + 5)
         return True
 
     def _comes_to_answer(self, deadline: float) -> bool:
         """Wait for a living server; False once it is dead, or stopped because it was lost."""
-        mark, lost_since = size_of(self.log), None
+        mark, began = size_of(self.log), time.monotonic()
         while is_held(self.lock_path):
             if self.answers():
                 return True
-            now = time.monotonic()
-            if not self.seems_lost():
-                lost_since = None
-            elif lost_since is None:
-                lost_since = now
-            elif now - lost_since > self.silence:
-                self.stop(deadline)
+            now, patience = time.monotonic(), self.patience()
+            if patience is None:
+                began = now
+            elif now - began > patience:
+                self.end_lost(deadline)
                 return False
             if now > deadline:
                 raise self._unavailable("is running but does not answer", mark)
             time.sleep(_PAUSE)
         return False
 
+    def end_lost(self, deadline: float) -> None:
+        """End a living server that no client can reach."""
+        self.stop(deadline)
+
     def _clear_remains(self, deadline: float) -> None:
         """Wait for the last process of a dead server to end; end it after a second."""
         if not self._ends(min(time.monotonic() + 1, deadline)):
-            self._kill()
+            self.kill()
             self._ends(deadline)
 
     def _ends(self, deadline: float) -> bool:
@@ -149,7 +149,8 @@ class Server(ABC):
             time.sleep(_PAUSE)
         return True
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End every process of this server at once."""
         send(working_in(self.directory, self.program_names), signal.SIGKILL)
 
     def _unavailable(self, what: str, mark: int) -> StoreUnavailableError:

@@ -72,9 +72,10 @@ class Watch:
     def _home_is_gone(self) -> bool:
         """Whether the home was deleted under us, and perhaps made again."""
         try:
-            return not os.path.samestat(os.fstat(self._lock.fd), self._lock.path.stat())
+            same = os.path.samestat(os.fstat(self._lock.fd), self._lock.path.stat())
         except FileNotFoundError:
             return True
+        return not same or not self._home.users.is_dir()
 
     def _note_servers(self) -> None:
         """Remember what belongs to us for the day the home's files are gone."""
@@ -86,9 +87,11 @@ class Watch:
                 self._working[pid] = server.directory
 
     def _end_servers_without_home(self) -> None:
-        for kind in (signal.SIGQUIT, signal.SIGKILL):
-            send((pid for pid, where in self._working.items() if works_in(pid, where)), kind)
-            time.sleep(1)
+        patience = deadline_after(5)
+        while pids := [pid for pid, where in self._working.items() if works_in(pid, where)]:
+            late = time.monotonic() > patience
+            send(pids, signal.SIGKILL if late else signal.SIGQUIT)
+            time.sleep(0.05)
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)
 

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from marketdata.clock import from_micros, to_micros
+from marketdata.sandbox.answers import ApiError, json_response, parse_date, parse_limit
 from marketdata.sandbox.encoding import encode_bars
 from marketdata.sandbox.source import dividend_factors, rebased
 from marketdata.sandbox.view import MarketView, Period
@@ -38,25 +39,6 @@ _MALFORMED: Final = re.compile(r"(?![A-Z]{1,7}(\.[A-Z0-9]{1,4}){0,2}$|S\d{4,5}$|
 _INSTANT: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?([Zz]|[+ -]\d\d:\d\d)"
 )
-
-
-class ApiError(Exception):
-    """An answer other than 200, with Alpaca's ``{"message": ...}`` body."""
-
-    def __init__(self, status: int, message: str, code: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-
-    def response(self) -> Response:
-        body: dict[str, object] = {} if self.code is None else {"code": self.code}
-        return json_response(body | {"message": self.message}, self.status)
-
-
-def json_response(body: object, status: int = 200) -> Response:
-    text = json.dumps(body, separators=(",", ":"))
-    return Response(text, status, media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,20 +359,6 @@ def _quote(bar: Bars) -> dict[str, Any]:
         "c": ["R"],
         "z": "C",
     }
-
-
-def parse_date(text: str, name: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ApiError(400, f"Invalid format for parameter {name}: '{text}'") from None
-
-
-def parse_limit(params: Mapping[str, str], *, default: int, most: int) -> int:
-    text = params.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise ApiError(400, f"invalid limit: {text}, must be between 1 and {most}")
-    return int(text)
 
 
 def _write_token(symbol: str, moment: int) -> str:

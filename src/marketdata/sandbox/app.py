@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from marketdata.sandbox.alpaca import ApiError, json_response
+from marketdata.sandbox.answers import ApiError, json_response
 from marketdata.sandbox.faults import Fault, FaultPlan
 from marketdata.sandbox.spoil import spoil
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from marketdata.clock import FixedClock, from_micros, parse_clock
 from marketdata.errors import MarketDataError
-from marketdata.sandbox.alpaca import json_response
+from marketdata.sandbox.answers import json_response
 from marketdata.sandbox.faults import Fault
 from marketdata.sandbox.generated import GeneratedMarket
 

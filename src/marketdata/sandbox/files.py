@@ -34,6 +34,8 @@ from marketdata.spans import Span
 from marketdata.types import COLUMNS, Bars, Floats, Int64s
 
 _NEEDED: Final = ("symbol", "timestamp", "open", "high", "low", "close", "volume")
+_NUMBERS: Final = (*COLUMNS, "dividend", "split")
+_NOTHING: Final = ["", "NaN", "nan", "NA", "null"]
 _SUFFIXES: Final = (".csv", ".csv.gz", ".parquet", ".pq")
 _NEW_YORK: Final = ZoneInfo("America/New_York")
 
@@ -186,9 +188,15 @@ def _read(path: Path) -> pd.DataFrame:
     if path.name.endswith((".parquet", ".pq")):
         frame = pd.read_parquet(path)
     else:
-        # Only the round-trip parser reads every decimal into its nearest float64.
+        # Only the round-trip parser reads every decimal into its nearest float64. A symbol may
+        # well be called NA: just the numbers have words for "none".
         frame = pd.read_csv(
-            path, float_precision="round_trip", keep_default_na=False, na_values=_na()
+            path,
+            float_precision="round_trip",
+            keep_default_na=False,
+            na_values=dict.fromkeys(_NUMBERS, _NOTHING),
+            usecols=lambda name: name in _NEEDED or name in _NUMBERS,
+            low_memory=False,
         )
     missing = [c for c in _NEEDED if c not in frame]
     if missing:
@@ -197,12 +205,6 @@ def _read(path: Path) -> pd.DataFrame:
         )
     frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True).dt.as_unit("us")
     return frame
-
-
-def _na() -> dict[str, list[str]]:
-    # A symbol may well be called NA or NAN.
-    numbers = ("open", "high", "low", "close", "volume", "vwap", "trade_count", "dividend", "split")
-    return {c: ["", "NaN", "nan", "NA", "null"] for c in numbers}
 
 
 def _days_of(bars: Bars) -> Bars:

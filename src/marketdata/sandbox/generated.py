@@ -48,7 +48,7 @@ _FRACTIONAL: Final = 0.02
 _ANOMALOUS: Final = 1 / 5000
 """Share of regular minutes whose open lies outside [low, high], as trade conditions allow."""
 _CACHE_BYTES: Final = 256 * 2**20
-_BLOCK: Final = 64
+_BLOCK: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +189,15 @@ class GeneratedMarket:
         before = (level[:-1] if low else level) * share
         days = days[-(high - low) :]
         spread = listing.volatility
-        open_ = before * np.exp(0.4 * spread * normals(key, 3, days))
-        up, down = np.abs(normals(key, 4, days)), np.abs(normals(key, 5, days))
-        top = np.maximum(open_, close) * np.exp(0.5 * spread * up)
-        bottom = np.minimum(open_, close) * np.exp(-0.5 * spread * down)
+        gap, up, down, busy = normals(key, (3, 4, 5, 6), days)
+        open_ = before * np.exp(0.4 * spread * gap)
+        top = np.maximum(open_, close) * np.exp(0.5 * spread * np.abs(up))
+        bottom = np.minimum(open_, close) * np.exp(-0.5 * spread * np.abs(down))
         prices = ticks_of(np.stack([open_, top, bottom, close]))
         prices[1] = prices.max(axis=0)
         prices[2] = prices.min(axis=0)
         moved = np.abs(np.log(close / open_)) / spread
-        volume = listing.volume / share * np.exp(0.3 * normals(key, 6, days) + 0.25 * moved)
+        volume = listing.volume / share * np.exp(0.3 * busy + 0.25 * moved)
         return _Days(prices, np.rint(volume), ticks_of(before))
 
     def days(self, symbol: str, span: Span, feed: str) -> Bars:

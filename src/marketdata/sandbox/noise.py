@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Final
 
@@ -25,16 +26,23 @@ def _mixed(x: UInt64s) -> UInt64s:
     return x ^ (x >> np.uint64(31))
 
 
-def uniforms(key: int, stream: int, index: Int64s) -> Floats:
-    """Return numbers in [0, 1) addressed by key, stream and index; any shape."""
-    salt = (key + stream * 0x9E3779B97F4A7C15) % 2**64
-    mixed = _mixed(_mixed(index.astype(np.uint64) + np.uint64(salt)) ^ np.uint64(key))
-    return np.asarray((mixed >> np.uint64(11)) * 2.0**-53)
+def uniforms(key: int, streams: int | Sequence[int], index: Int64s) -> Floats:
+    """Return numbers in [0, 1) addressed by key, stream and index.
+
+    The shape is that of `index`, behind an axis of streams where there are several.
+    """
+    many = (streams,) if isinstance(streams, int) else streams
+    salts = np.array([(key + s * 0x9E3779B97F4A7C15) % 2**64 for s in many], np.uint64)
+    salts = salts.reshape(-1, *(1,) * index.ndim)
+    mixed = _mixed(_mixed(index.astype(np.uint64) + salts) ^ np.uint64(key))
+    found = np.asarray((mixed >> np.uint64(11)) * 2.0**-53)
+    return np.asarray(found[0]) if isinstance(streams, int) else found
 
 
-def normals(key: int, stream: int, index: Int64s) -> Floats:
-    """Return nearly normal numbers (three uniforms), within plus and minus three."""
-    total = sum(uniforms(key, stream * 3 + s, index) for s in range(3))
+def normals(key: int, streams: Sequence[int], index: Int64s) -> Floats:
+    """Return nearly normal numbers (three uniforms), within plus and minus three, by stream."""
+    drawn = uniforms(key, [s * 3 + part for s in streams for part in range(3)], index)
+    total = drawn.reshape(len(streams), 3, *index.shape).sum(axis=1)
     return np.asarray(total * 2.0 - 3.0)
 
 
@@ -47,7 +55,7 @@ def levels(key: int, volatility: float, days: Int64s) -> Floats:
     cell, inside = np.divmod(days[None, :], _OCTAVES[:, None])
     # Each octave reads its own part of one index space.
     base = cell + (np.arange(len(_OCTAVES)) << 40)[:, None]
-    noise = normals(key, 1, np.stack([base, base + 1]))
+    (noise,) = normals(key, [1], np.stack([base, base + 1]))
     part = inside / _OCTAVES[:, None]
     heights = noise[0] * (1 - part) + noise[1] * part
     weights = 0.5 * volatility * np.sqrt(_OCTAVES)

@@ -270,14 +270,15 @@ class _Connections:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         # Clients may connect before the thread has come up: the kernel keeps them waiting.
         listener.listen(1024)
     except OSError as error:
+        listener.close()
         raise ConfigurationError(
             f"the sandbox cannot listen on {host}:{port}: {error.strerror}",
             cure="choose another --port, or 0 for a free one",

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from marketdata.clock import from_micros
-from marketdata.sandbox.alpaca import ApiError, json_response, parse_date, parse_limit
+from marketdata.sandbox.answers import ApiError, json_response, parse_date, parse_limit
 from marketdata.sandbox.source import Action, Asset, plain_number
 from marketdata.sandbox.view import MarketView
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final
 
@@ -21,13 +20,11 @@ from starlette.routing import Route
 
 from marketdata.clock import from_micros
 from marketdata.sandbox.source import (
-    Asset,
-    aggregate,
-    dividend_factors,
     plain_number,
     rebased,
 )
-from marketdata.sandbox.view import MarketView, Period
+from marketdata.sandbox.view import MarketView
+from marketdata.sandbox.yahoo_bars import COARSE, INTRADAY, ChartBars, ChartQuery
 from marketdata.spans import Span
 from marketdata.types import (
     CLOSE,
@@ -39,21 +36,9 @@ from marketdata.types import (
     OPEN,
     SECOND,
     VOLUME,
-    Bars,
     Floats,
-    Int64s,
 )
 
-_INTRADAY: Final = {
-    "1m": 1, "2m": 2, "5m": 5, "15m": 15, "30m": 30, "60m": 60, "90m": 90, "1h": 60,
-}  # fmt: skip
-_COARSE: Final = {
-    "1d": Period(1, "day"),
-    "5d": Period(1, "week"),
-    "1wk": Period(1, "week"),
-    "1mo": Period(1, "month"),
-    "3mo": Period(3, "month"),
-}
 _RANGES: Final = {
     "1mo": 31, "3mo": 92, "6mo": 183, "1y": 365, "2y": 731, "5y": 1827, "10y": 3653,
 }  # fmt: skip
@@ -74,18 +59,6 @@ class ChartError(Exception):
         return _json({"chart": {"result": None, "error": error}}, self.status)
 
 
-@dataclass(frozen=True, slots=True)
-class ChartQuery:
-    """One chart request, checked: bars of `interval` labelled in `span`."""
-
-    asset: Asset
-    ticker: str
-    interval: str
-    span: Span
-    extended: bool
-    range: str
-
-
 class YahooChart:
     """Handlers of the Yahoo paths.
 
@@ -100,6 +73,7 @@ class YahooChart:
 
     def __init__(self, view: MarketView, *, live_row: bool) -> None:
         self.view = view
+        self.bars = ChartBars(view)
         self.live_row = live_row
 
     def routes(self) -> list[Route]:
@@ -150,12 +124,12 @@ class YahooChart:
         if asset is None or self.view.source.first_day(asset.symbol) > self.view.today:
             raise ChartError(404, "Not Found", "No data found, symbol may be delisted")
         interval = params.get("interval", "1d")
-        if interval not in _INTRADAY and interval not in _COARSE:
+        if interval not in INTRADAY and interval not in COARSE:
             raise ChartError(
                 422,
                 "Unprocessable Entity",
                 f"Invalid input - interval={interval} is not supported. Valid intervals: "
-                f"[{', '.join([*_INTRADAY, '4h', *_COARSE])}]",
+                f"[{', '.join([*INTRADAY, '4h', *COARSE])}]",
             )
         name = params.get("range", "")
         try:
@@ -189,7 +163,7 @@ class YahooChart:
         if name == "ytd":
             return Span(calendar.midnight_of(date(today.year, 1, 1)), end)
         if name == "max":
-            if interval in _INTRADAY:
+            if interval in INTRADAY:
                 return Span(now - (_max_age(interval) or DAY) + HOUR, end)
             return Span(calendar.midnight_of(self.view.source.first_day(symbol)), end)
         if name not in _RANGES:
@@ -223,15 +197,15 @@ class YahooChart:
             )
 
     def _result(self, query: ChartQuery) -> dict[str, Any]:
-        symbol, daily = query.asset.symbol, query.interval in _COARSE
-        bars = self._coarse(query) if daily else self._intraday(query)
+        symbol, daily = query.asset.symbol, query.interval in COARSE
+        bars = self.bars.coarse(query) if daily else self.bars.intraday(query)
         stamps = bars.timestamp
         if query.interval == "1d":
-            stamps = self._opens(stamps)
+            stamps = self.bars.opens(stamps)
         bars = rebased(bars, self.view.factors(symbol, bars.timestamp, "split"))
-        adjusted = self._adjusted_close(symbol, bars) if daily else None
+        adjusted = self.bars.adjusted_close(symbol, bars) if daily else None
         if self.live_row:
-            bars, stamps, adjusted = self._with_live_row(query, bars, stamps, adjusted)
+            bars, stamps, adjusted = self.bars.with_live_row(query, bars, stamps, adjusted)
         result: dict[str, Any] = {"meta": self._meta(query)}
         if not len(bars):
             return result | {"indicators": {"quote": [{}]}}
@@ -247,102 +221,6 @@ class YahooChart:
         if adjusted is not None:
             result["indicators"]["adjclose"] = [{"adjclose": _numbers(adjusted)}]
         return result
-
-    # ------------------------------------------------------------------------------- bars
-
-    def _coarse(self, query: ChartQuery) -> Bars:
-        found = list(self.view.bars(query.asset.symbol, _COARSE[query.interval], query.span, "sip"))
-        return Bars.concat(found)
-
-    def _opens(self, midnights: Int64s) -> Int64s:
-        """Yahoo labels a daily bar with its session's opening."""
-        calendar = self.view.calendar
-        return calendar.open[calendar.session_index(midnights)]
-
-    def _intraday(self, query: ChartQuery) -> Bars:
-        step = _INTRADAY[query.interval] * MINUTE
-        hours = "extended" if query.extended else "regular"
-        reach = Span(query.span.start - step, query.span.end + step)
-        found = []
-        for section in self._sections(reach, hours):
-            pieces = list(self.view.minutes(query.asset.symbol, section, "sip"))
-            bars = Bars.concat(pieces)
-            labels = section.start + (bars.timestamp - section.start) // step * step
-            joined = aggregate(bars, labels)
-            if self.view.calendar.is_open(section.start):
-                joined = self._with_gaps(joined, section, step)
-            else:
-                # Yahoo has no volume outside regular hours.
-                joined = Bars(joined.timestamp, joined.values.copy())
-                joined.values[VOLUME] = 0.0
-            found.append(joined)
-        return Bars.concat(found).within(query.span)
-
-    def _sections(self, span: Span, hours: str) -> list[Span]:
-        """Return the parts of each session in which bins are counted from the part's start."""
-        calendar = self.view.calendar
-        low = max(calendar.session_at(span.start), 0)
-        high = calendar.session_at(min(span.end, self.view.now))
-        found = []
-        for index in range(low, high + 1):
-            regular = calendar.session_span(index, "regular")
-            if hours == "extended":
-                outer = calendar.session_span(index, "extended")
-                found += [
-                    Span(outer.start, regular.start),
-                    regular,
-                    Span(regular.end, outer.end),
-                ]
-            else:
-                found.append(regular)
-        return found
-
-    def _with_gaps(self, bars: Bars, section: Span, step: int) -> Bars:
-        """Put in the rows of nulls that Yahoo has for regular minutes without a trade."""
-        end = min(section.end, self.view.now - MINUTE + 1)
-        grid = np.arange(section.start, end, step, dtype=np.int64)
-        if len(grid) == len(bars):
-            return bars
-        values = np.full((len(bars.values), len(grid)), np.nan)
-        values[:, np.searchsorted(grid, bars.timestamp)] = bars.values
-        return Bars(grid, values)
-
-    def _with_live_row(
-        self, query: ChartQuery, bars: Bars, stamps: Int64s, adjusted: Floats | None
-    ) -> tuple[Bars, Int64s, Floats | None]:
-        now = self.view.now
-        hours: Any = "extended" if query.extended else "regular"
-        if not self.view.calendar.is_open(now, hours) or not query.span.start <= now:
-            return bars, stamps, adjusted
-        second = now // SECOND * SECOND
-        if query.interval == "1d" and len(bars) and self._is_today(int(bars.timestamp[-1])):
-            # The running day's row carries the time of its last trade.
-            return bars, np.r_[stamps[:-1], second], adjusted
-        newest = self.view.newest_minute(query.asset.symbol, "sip")
-        if not len(newest) or second % MINUTE == 0:
-            return bars, stamps, adjusted
-        newest = rebased(newest, self.view.factors(query.asset.symbol, newest.timestamp, "split"))
-        values = np.full((len(bars.values), 1), float(newest.values[CLOSE, 0]))
-        values[VOLUME] = 0.0
-        live = Bars(np.array([second]), values)
-        if adjusted is not None:
-            adjusted = np.concatenate([adjusted, values[CLOSE]])
-        return Bars.concat([bars, live]), np.r_[stamps, second], adjusted
-
-    def _is_today(self, midnight: int) -> bool:
-        return midnight == self.view.calendar.midnight_of(self.view.today)
-
-    def _adjusted_close(self, symbol: str, bars: Bars) -> Floats:
-        closes: Floats = bars.values[CLOSE]
-        if not len(bars):
-            return closes
-        today = self.view.today
-        paid = [a for a in self.view.source.actions(symbol) if a.amount and a.ex_date <= today]
-        if not paid:
-            return closes
-        days = self.view.days(symbol, Span(int(bars.timestamp[0]) - 10 * DAY, self.view.now), "sip")
-        raw = rebased(days, self.view.factors(symbol, days.timestamp, "raw"))
-        return np.asarray(closes * dividend_factors(bars.timestamp, paid, raw))
 
     # --------------------------------------------------------------------- events and meta
 
@@ -410,7 +288,7 @@ class YahooChart:
             if not math.isnan(close):
                 meta |= {"regularMarketPrice": close, "chartPreviousClose": close}
             meta["regularMarketTime"] = traded // SECOND
-        if query.interval in _INTRADAY:
+        if query.interval in INTRADAY:
             meta["tradingPeriods"] = self._trading_periods(query)
         return meta
 
@@ -456,7 +334,7 @@ def _max_age(interval: str) -> int | None:
         return 30 * DAY
     if interval in ("60m", "1h"):
         return 730 * DAY
-    return 60 * DAY if interval in _INTRADAY else None
+    return 60 * DAY if interval in INTRADAY else None
 
 
 def _numbers(values: Floats) -> list[float | None]:

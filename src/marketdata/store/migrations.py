@@ -100,6 +100,22 @@ class Migrator:
                 cure=INIT_CURE,
             )
 
+    def prepare(self) -> None:
+        """Make the schema where there is none yet, else `check` it: an existing schema is brought
+        up to date by ``db init`` alone, since older processes may be working on it.
+
+        Raises
+        ------
+        SchemaError
+            Out of date, newer or changed; a retry does not help.
+        StoreReadOnlyError
+            There is none and the user may not make one.
+        """
+        if self.applied():
+            self.check()
+        else:
+            self.migrate()
+
     def applied(self) -> dict[int, str]:
         """Return number and checksum of the migrations applied; empty without the schema."""
         return self._database.run(lambda c: self._applied(driver(c)))

@@ -114,6 +114,10 @@ class PostgresStore:
         """Raise `SchemaError` unless the schema is exactly what this release needs."""
         Migrator(self.database).check()
 
+    def prepare_schema(self) -> None:
+        """Make the schema where there is none yet, else check it; see `Migrator.prepare`."""
+        Migrator(self.database).prepare()
+
     # ---------------------------------------------------------------------------- bars
 
     @property

@@ -1,16 +1,16 @@
 """Reading: the state of series, and their bars as packed columns.
 
 How rows leave the server was chosen by measurement (200,000 one-minute bars of one series, two
-cores, PostgreSQL 18; medians):
+cores, PostgreSQL 18, milliseconds; ``benchmarks/bench_store.py`` keeps the ratios):
 
-====================================================================  =======
-``COPY`` of rows, read message by message with psycopg                 238 ms
-``pandas.read_sql``                                                   see bench_store
-ADBC (rows, parsed in C)                                                94 ms
-one row of ``array_agg`` per column                                    128 ms
-one row of ``array_agg`` per column and month                           93 ms
-one row of ``string_agg(float8send(x))`` per column and month           81 ms
-====================================================================  =======
+=============================================================  =====
+``pandas.read_sql``                                            1,040
+``COPY`` of rows, read message by message with psycopg           238
+one row of ``array_agg`` per column                              128
+ADBC (rows, parsed in C)                                          94
+one row of ``array_agg`` per column and month                     93
+one row of ``string_agg(float8send(x))`` per column and month  81
+=============================================================  =====
 
 Each row costs the client one message, so the server packs a month of a column into one value: 24
 messages for two years instead of 200,000, and numpy reads them without a Python object per number.

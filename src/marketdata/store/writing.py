@@ -38,6 +38,8 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_bars (
     {", ".join(f"{column} double precision" for column in COLUMNS)}, revision bigint
 ) ON COMMIT DELETE ROWS
 """
+# The default of 4 MB would sort 200,000 bars on disk and cost a quarter of the commit.
+_SORT_IN_MEMORY: Final = "SET LOCAL work_mem = '64MB'"
 _STAGE_COPY: Final = "COPY pg_temp.incoming_bars FROM STDIN (FORMAT binary)"
 
 _KEYS: Final = """unnest(%(provider)s::text[], %(feed)s::text[], %(symbol)s::text[],
@@ -196,7 +198,7 @@ class BarWriter:
 def _store(raw: Driver, batch: _Batch, before_commit: BeforeCommit | None) -> dict[SeriesKey, int]:
     keys = batch.key_columns
     if len(batch.timestamp):
-        raw.execute(_STAGE_TABLE)
+        raw.execute(f"{_SORT_IN_MEMORY}; {_STAGE_TABLE}")
         with raw.cursor() as cursor, cursor.copy(_STAGE_COPY) as copy:
             for chunk in incoming_rows(batch.number, batch.timestamp, batch.values, batch.revision):
                 copy.write(chunk)

