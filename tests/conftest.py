@@ -11,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +22,6 @@ import redis
 
 from marketdata import embedded
 from marketdata.embedded.binaries import wheel_redis
-
 
 _MEMORY = Path("/dev/shm")
 
@@ -39,8 +39,17 @@ def make_home_directory() -> Path:
     return directory
 
 
+def _sweep_memory() -> None:
+    """Delete what killed test runs left in memory a day ago or longer."""
+    for left in _MEMORY.glob("marketdata-test-*"):
+        found = left.lstat()
+        if found.st_uid == os.geteuid() and time.time() - found.st_mtime > 86_400:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def _embedded_home() -> Iterator[Path]:
+    _sweep_memory()
     parent = make_home_directory()
     yield parent / "home"
     embedded.erase(parent / "home")

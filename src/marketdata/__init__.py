@@ -10,6 +10,7 @@ drivers are loaded with the first call that needs them.
 
 from __future__ import annotations
 
+import logging as _logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     provenance = _client.provenance
     indicators = _client.indicators
     stats = _client.stats
+
+# A library is silent unless its user configures logging.
+_logging.getLogger("marketdata").addHandler(_logging.NullHandler())
 
 __version__ = "0.1.0"
 

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Mapping
-from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from marketdata import explaining, frames
-from marketdata.adjust import adjust_bars, splits_within
-from marketdata.clock import Deadline, from_micros
+from marketdata.arguments import (
+    Request,
+    Symbols,
+    adjustment_of,
+    check_choice,
+    deadline_of,
+    refuse_as_of,
+    symbol_list,
+    zone_of,
+)
+from marketdata.clock import Deadline
 from marketdata.errors import (
-    InvalidSymbolError,
     MarketDataError,
-    RequestError,
     UnknownSymbolError,
     UnsupportedRequestError,
 )
 from marketdata.forming import forming_bar
 from marketdata.progress import progress
+from marketdata.provenance import print_provenance, provenance_of
 from marketdata.queries import BarsQuery, owned
 from marketdata.ranges import Moment, Window, resolve_window
-from marketdata.reader import Answer, SeriesAnswer
+from marketdata.reader import Answer
 from marketdata.spans import Span
 from marketdata.types import (
     COLUMNS,
@@ -34,11 +40,9 @@ from marketdata.types import (
     Bars,
     Interval,
     Session,
-    Split,
     Timeframe,
-    unique_symbols,
 )
-from marketdata.warning_types import MissingSymbolsWarning, SplitInRangeWarning
+from marketdata.warning_types import MissingSymbolsWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("marketdata")
 
-Symbols = str | Collection[str]
 Missing = Literal["raise", "skip"]
 _SHOWN: Final = 8
 
@@ -69,7 +72,6 @@ class Client:
 
         self._settings = settings
         self._lazy = LazyRuntime(settings)
-        self._warned: set[str] = set()
 
     @property
     def _runtime(self) -> Runtime:
@@ -170,29 +172,34 @@ class Client:
             A tier failed; the transient ones (`error.transient`) are worth a retry, which goes on
             where this call stopped.
         """
-        deadline = self._deadline(timeout)
+        deadline = deadline_of(timeout, self._settings.timeout)
         request = self._request(
             symbols, timeframe, start, end, period, limit, adjustment, session, feed, as_of
         )
-        _check_choice("missing", missing, ("raise", "skip"))
+        check_choice("missing", missing, ("raise", "skip"))
         if field is not None:
-            _check_choice("field", field, COLUMNS)
-        zone = self._zone(tz, request.query.timeframe)
-        answer, left_out = self._answer(request, missing, deadline)
+            check_choice("field", field, COLUMNS)
+        runtime = self._runtime
+        zone = zone_of(
+            self._settings.tz if tz == "" else tz, request.query.timeframe, runtime.calendar()
+        )
+        answer = self._answer(request, missing, deadline)
         forming = self._append_forming(request, answer, deadline) if include_forming else False
-        self._adjust(request, answer, deadline)
+        action_version = "0"
+        if request.adjustment == "raw":
+            runtime.adjuster.warn_of_splits(request.query, answer)
+        else:
+            action_version = runtime.adjuster.adjust(request.query, answer, deadline)
         frame = self._shape(request, answer, field, zone)
-        return frames.with_provenance(frame, self._facts(request, answer, left_out, forming))
-
-    def _deadline(self, timeout: float | None) -> Deadline:
-        if timeout is None:
-            return Deadline(self._settings.timeout)
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise RequestError(
-                f"timeout={timeout!r} is not a number of seconds",
-                cure="give the seconds the call may take in all, more than 0",
-            )
-        return Deadline(timeout)
+        frame.attrs[frames.ATTRS_KEY] = provenance_of(
+            request,
+            answer,
+            action_version=action_version,
+            delayed=runtime.delayed(request.query.feed),
+            forming=forming,
+            simulated=runtime.simulated,
+        )
+        return frame
 
     def _request(
         self,
@@ -206,22 +213,12 @@ class Client:
         session: str,
         feed: str | None,
         as_of: object,
-    ) -> _Request:
-        names, single = _symbol_list(symbols)
+    ) -> Request:
+        names, single = symbol_list(symbols)
         parsed = Timeframe.parse(timeframe)
-        chosen = adjustment if adjustment is not None else self._settings.adjustment
-        _check_choice("adjustment", chosen, ("raw", "split", "dividend", "all"))
-        if chosen in ("dividend", "all"):
-            raise UnsupportedRequestError(
-                f"adjustment={chosen!r} needs dividends, which are not kept yet",
-                cure='use adjustment="split", or "raw"',
-            )
-        if as_of is not None:
-            raise UnsupportedRequestError(
-                "as_of= needs the history of revisions and actions, which is not kept yet",
-                cure="leave as_of out; end= cuts the bars at a moment",
-            )
-        _check_choice("session", session, ("regular", "extended"))
+        chosen = adjustment_of(self._settings.adjustment if adjustment is None else adjustment)
+        refuse_as_of(as_of)
+        check_choice("session", session, ("regular", "extended"))
         runtime = self._runtime
         calendar = runtime.calendar()
         now_us = runtime.clock.now_us()
@@ -235,11 +232,9 @@ class Client:
             cast(Session, session),
             self._settings.max_lookback * DAY,
         )
-        return _Request(query, single, cast(Adjustment, chosen), now_us)
+        return Request(query, single, chosen, now_us)
 
-    def _answer(
-        self, request: _Request, missing: str, deadline: Deadline
-    ) -> tuple[Answer, list[str]]:
+    def _answer(self, request: Request, missing: str, deadline: Deadline) -> Answer:
         """Read, and deal with unknown symbols as asked."""
         query = request.query
         runtime = self._runtime
@@ -257,7 +252,7 @@ class Client:
                 MissingSymbolsWarning,
                 stacklevel=3,
             )
-        return answer, answer.unknown
+        return answer
 
     def _unknown(self, names: list[str], asked: int, deadline: Deadline) -> UnknownSymbolError:
         runtime = self._runtime
@@ -273,7 +268,7 @@ class Client:
             symbols=names,
         )
 
-    def _append_forming(self, request: _Request, answer: Answer, deadline: Deadline) -> bool:
+    def _append_forming(self, request: Request, answer: Answer, deadline: Deadline) -> bool:
         query = request.query
         if query.window.explicit_end and query.window.end < request.now_us:
             return False
@@ -288,72 +283,10 @@ class Client:
             )
         return bool(found)
 
-    # ---------------------------------------------------------------------------- adjustment
-
-    def _adjust(self, request: _Request, answer: Answer, deadline: Deadline) -> None:
-        filled = {s: a for s, a in answer.series.items() if len(a.bars)}
-        if not filled:
-            return
-        start = min(int(a.bars.timestamp[0]) for a in filled.values())
-        splits = self._runtime.splits
-        if request.adjustment == "raw":
-            self._warn_of_splits(splits.known(request.query.provider, list(filled)), filled)
-            return
-        known = splits.checked(request.query.provider, list(filled), start, deadline)
-        for symbol, found in filled.items():
-            found.bars = adjust_bars(found.bars, known.get(symbol, []))
-        request.action_version = _action_version(known)
-
-    def _warn_of_splits(
-        self, known: Mapping[str, list[Split]], answers: Mapping[str, SeriesAnswer]
-    ) -> None:
-        for symbol, splits in known.items():
-            if not splits or symbol in self._warned:
-                continue
-            stamps = answers[symbol].bars.timestamp
-            inside = splits_within(splits, Span(int(stamps[0]) + 1, int(stamps[-1]) + DAY))
-            inside = [s for s in inside if stamps[-1] >= s.ex_date]
-            if not inside:
-                continue
-            self._warned.add(symbol)
-            days = ", ".join(f"{s.new:g}:{s.old:g} on {self._date(s.ex_date)}" for s in inside[-3:])
-            warnings.warn(
-                f"raw prices of {symbol} jump at its split {days}; for comparable prices pass "
-                'adjustment="split"',
-                SplitInRangeWarning,
-                stacklevel=4,
-            )
-
-    def _date(self, micros: int) -> date:
-        return from_micros(micros).astimezone(self._runtime.calendar().zone).date()
-
     # --------------------------------------------------------------------------------- shape
 
-    def _zone(self, tz: str | None, timeframe: Timeframe) -> str | None:
-        if tz == "":
-            tz = self._settings.tz
-        if tz is None:
-            if timeframe.intraday:
-                raise RequestError(
-                    "tz=None gives naive session dates, which intraday bars do not have",
-                    cure='give an IANA name or "exchange"',
-                )
-            return None
-        if tz == "UTC":
-            return tz
-        from zoneinfo import ZoneInfo
-
-        if tz == "exchange":
-            return self._runtime.calendar().zone.key
-        try:
-            return ZoneInfo(tz).key
-        except (KeyError, ValueError, OSError, TypeError):
-            raise RequestError(
-                f"tz={tz!r} is not a time zone", cure='give an IANA name, "exchange" or None'
-            ) from None
-
     def _shape(
-        self, request: _Request, answer: Answer, field: str | None, zone: str | None
+        self, request: Request, answer: Answer, field: str | None, zone: str | None
     ) -> pd.DataFrame:
         series = {s: a.bars for s, a in answer.series.items()}
         if zone is None:
@@ -372,45 +305,6 @@ class Client:
         days = calendar.session_index(bars.timestamp)
         local = (calendar.midnight[days] + DAY // 2) // DAY * DAY
         return Bars(local, bars.values)
-
-    def _facts(
-        self, request: _Request, answer: Answer, left_out: list[str], forming: bool
-    ) -> Iterable[tuple[str, str | int | float | bool]]:
-        query = request.query
-        runtime = self._runtime
-        tiers: dict[str, int] = {}
-        truncated = 0
-        fetched: list[int] = []
-        for found in answer.series.values():
-            if found.fetched_us is not None:
-                fetched.append(found.fetched_us)
-            tiers[found.tier] = tiers.get(found.tier, 0) + 1
-            truncated += found.truncated
-        trace = answer.trace
-        yield "tiers", " ".join(f"{t}:{n}" for t, n in tiers.items())
-        yield "provider", query.provider
-        yield "feed", query.feed
-        yield "symbols", _shortened(list(query.symbols))
-        yield "timeframe", query.timeframe.value
-        yield "adjustment", request.adjustment
-        yield "session", query.session
-        yield "broker_pages", trace.pages
-        if fetched:
-            yield "fetched_at", from_micros(min(fetched)).isoformat()
-        yield "answered_at", from_micros(request.now_us).isoformat()
-        yield "delayed", runtime.delayed(query.feed)
-        yield "truncated", truncated > 0
-        yield "forming", forming
-        yield "simulated", runtime.simulated
-        if trace.rejected:
-            yield "rejected_bars", sum(trace.rejected.values())
-        if trace.flagged:
-            yield "flagged_bars", trace.flagged
-        if left_out:
-            yield "missing", _shortened(left_out)
-        if trace.unverified:
-            yield "unverified", _shortened(sorted(trace.unverified))
-        yield "fingerprint", explaining.fingerprint(query, answer, request.action_version)
 
     # ---------------------------------------------------------------------- what is known
 
@@ -473,7 +367,7 @@ class Client:
         window: Window | None,
         state: str | None,
     ) -> Any:
-        names, single = _symbol_list(symbols)
+        names, single = symbol_list(symbols)
         runtime = self._runtime
         found = explaining.known_spans(
             runtime, names, Timeframe.parse(timeframe), runtime.feed_named(feed), window
@@ -512,7 +406,7 @@ class Client:
 
     def provenance(self, frame: pd.DataFrame) -> dict[str, str | int | float | bool]:
         """Print where `frame` came from, and return it as a dict."""
-        return explaining.print_provenance(frame)
+        return print_provenance(frame)
 
     def plot(self, frame: pd.DataFrame, **options: Any) -> Any:
         """Return a candlestick figure of `frame`; see `marketdata.plotting.plot`."""
@@ -563,15 +457,15 @@ class Client:
             Index ``symbol``; columns such as ``trade_price quote_bid_price daily_close``; NaN
             where the broker gave none.
         """
-        names, _ = _symbol_list(symbols)
+        names, _ = symbol_list(symbols)
         return cast("pd.DataFrame", self._latest("snapshot", names, feed, timeout))
 
     def _latest(
         self, kind: str, symbols: Symbols, feed: str | None, timeout: float | None
     ) -> object:
-        names, single = _symbol_list(symbols)
+        names, single = symbol_list(symbols)
         runtime = self._runtime
-        deadline = self._deadline(timeout)
+        deadline = deadline_of(timeout, self._settings.timeout)
         return runtime.latest.get(kind, names, single, runtime.feed_named(feed), deadline)
 
     # ------------------------------------------------------------------------- not served yet
@@ -597,19 +491,6 @@ class Client:
         raise _not_yet("indicators", "compute them from get_bars() for now")
 
 
-class _Request:
-    """One checked `get_bars` call."""
-
-    __slots__ = ("action_version", "adjustment", "now_us", "query", "single")
-
-    def __init__(self, query: BarsQuery, single: bool, adjustment: Adjustment, now_us: int) -> None:
-        self.query = query
-        self.single = single
-        self.adjustment = adjustment
-        self.now_us = now_us
-        self.action_version = "0"
-
-
 def connect(**settings: Any) -> Client:
     """Return a client of its own, configured by keywords over environment, ``.env`` and file.
 
@@ -629,40 +510,5 @@ def connect(**settings: Any) -> Client:
     return Client(Settings.load(**settings))
 
 
-def _symbol_list(symbols: Symbols) -> tuple[tuple[str, ...], bool]:
-    if isinstance(symbols, str):
-        return tuple(unique_symbols([symbols])), True
-    if not isinstance(symbols, Iterable) or isinstance(symbols, bytes | Mapping):
-        raise InvalidSymbolError(
-            f"symbols={symbols!r} is not a symbol", cure='give "AAPL" or ["AAPL", "MSFT"]'
-        )
-    names = list(symbols)
-    wrong = [n for n in names if not isinstance(n, str)]
-    if wrong:
-        raise InvalidSymbolError(f"{wrong[0]!r} is not a symbol", cure="symbols are strings")
-    if not names:
-        raise InvalidSymbolError("no symbols given", cure='give "AAPL" or ["AAPL", "MSFT"]')
-    return tuple(unique_symbols(names)), False
-
-
-def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise RequestError(
-            f"{name}={value!r} is not known", cure=f"use one of: {', '.join(choices)}"
-        )
-
-
 def _not_yet(what: str, instead: str) -> MarketDataError:
     return UnsupportedRequestError(f"{what}() is not part of this release", cure=instead)
-
-
-def _shortened(names: list[str]) -> str:
-    text = " ".join(names[:_SHOWN])
-    return text if len(names) <= _SHOWN else f"{text} and {len(names) - _SHOWN} more"
-
-
-def _action_version(known: Mapping[str, list[Split]]) -> str:
-    import hashlib
-
-    parts = [f"{s}:{x.ex_date}:{x.new}:{x.old}" for s in sorted(known) for x in known[s]]
-    return hashlib.blake2b("|".join(parts).encode(), digest_size=6).hexdigest() if parts else "0"

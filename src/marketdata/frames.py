@@ -6,7 +6,7 @@ One fixed shape: index = bar open (``datetime64[us, UTC]``, named ``timestamp``)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any, Final, NoReturn, cast
 
@@ -123,9 +123,3 @@ def _merge_sorted(known: Int64s, part: Int64s) -> Int64s:
     at = np.searchsorted(known, part)
     new = part[(at == len(known)) | (known[np.minimum(at, len(known) - 1)] != part)]
     return np.union1d(known, new) if len(new) else known
-
-
-def with_provenance(frame: pd.DataFrame, facts: Iterable[tuple[str, Any]]) -> pd.DataFrame:
-    """Attach provenance in place and return the frame."""
-    frame.attrs[ATTRS_KEY] = Provenance(facts)
-    return frame

@@ -144,8 +144,7 @@ class Reader:
         """Fill gaps, read, and widen the window of series that hold too few bars."""
         spans = self.planned_spans(call.query, symbols, call.now_us)
         for widening in range(_WIDENINGS + 1):
-            states = self._fill(call, call.known(spans))
-            spans = call.known(spans)
+            spans, states = self._fill(call, spans)
             self._from_store(call, spans, states)
             spans = self._wider(call, spans, last=widening == _WIDENINGS)
             if not spans:
@@ -217,17 +216,24 @@ class Reader:
             lambda base: states[key.with_timeframe(base)].coverage,
         )
 
-    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> States:
-        """Plan and fetch until nothing asked is missing; return the states then found."""
+    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> tuple[dict[str, Span], States]:
+        """Plan and fetch until nothing asked is missing; return what is asked and the states then
+        found."""
         query, trace = call.query, call.answer.trace
+        delay = self._settle_delay(query)
         rounds = 0
         while rounds < _MOST_ROUNDS:
+            if delay != self._settle_delay(query):
+                # Learnt meanwhile: the newest bars are older than thought, and a limit counts back
+                # from those.
+                delay = self._settle_delay(query)
+                spans = self.planned_spans(query, list(spans), call.now_us)
             spans = call.known(spans)
             states = self.states(query, list(spans))
             missing = self._missing(call, spans, states)
             if not missing:
-                call.answer.unknown = sorted({*call.answer.unknown, *call.answer.trace.unknown})
-                return states
+                call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
+                return call.known(spans), states
             walks = trace.walks
             self._fetch(call, missing)
             # A round that only waited for other callers proves nothing: the deadline bounds those.
@@ -237,6 +243,9 @@ class Reader:
             asked=str(query.key(query.symbols[0])),
             cure="this is a defect: please report it with the output of marketdata explain",
         )
+
+    def _settle_delay(self, query: BarsQuery) -> int:
+        return self._broker.capabilities(query.feed).settle_delay
 
     def _missing(
         self, call: _Call, spans: Mapping[str, Span], states: States

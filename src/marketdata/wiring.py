@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marketdata import planning
+from marketdata.adjusting import Adjuster
 from marketdata.brokers.offline import OfflineBroker
 from marketdata.cache import RedisCache
 from marketdata.calendars import TradingCalendar, calendar_for
@@ -87,6 +88,7 @@ class Runtime:
         self.reader = Reader(
             self.store, self.cache, self.broker, fetcher, self.verdicts, self.clock, self.calendar
         )
+        self.adjuster = Adjuster(self.splits, self.reader, self.calendar)
 
     # ------------------------------------------------------------------------------- servers
 

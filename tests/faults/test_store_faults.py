@@ -245,6 +245,8 @@ def test_fault_18_a_refused_write_is_typed_and_stores_nothing(
     state = store.states([AAPL, MSFT])
     fault(database_url)
     terminate_all(database_url)
+    # a read first: what it set for itself must not lift the server's own default
+    assert len(stored(store, minutes(0, 100))) == 5
     with pytest.raises(StoreReadOnlyError) as caught:
         store.commit([commit_of(minutes(0, 20), MSFT), commit_of(minutes(5, 20))])
     assert not caught.value.transient

@@ -82,7 +82,7 @@ def _add_plugins(words: Sequence[str]) -> None:
     """Add the commands of other packages; load one only when it is called or all are listed."""
     from importlib.metadata import entry_points
 
-    known = {info.name for info in (*app.registered_commands, *app.registered_groups)}
+    known = {i.name for i in app.registered_commands} | {i.name for i in app.registered_groups}
     named = next((w for w in words if not w.startswith("-")), None)
     if named in known:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -170,20 +171,18 @@ def records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     flat = frame.reset_index()
     columns = []
     for name in flat.columns:
-        values = flat[name]
-        moments = values.dtype.kind == "M"
-        columns.append([v.isoformat() for v in values] if moments else values.tolist())
+        column = flat[name]
+        moments = column.dtype.kind == "M"
+        columns.append([v.isoformat() for v in column] if moments else column.tolist())
     names = [str(n) for n in flat.columns]
-    for values in zip(*columns, strict=True):
-        yield dict(zip(names, values, strict=True))
+    for row in zip(*columns, strict=True):
+        yield dict(zip(names, row, strict=True))
 
 
 # -------------------------------------------------------------------------------------- table
 
 
-def _print_table(
-    out: Output, frame: pd.DataFrame, facts: dict[str, Any], every_row: bool
-) -> None:
+def _print_table(out: Output, frame: pd.DataFrame, facts: dict[str, Any], every_row: bool) -> None:
     shown = frame if every_row else frame.tail(SHOWN)
     if not len(frame):
         out.line("no bars: the market was quiet, or closed, in all of this range")
@@ -222,9 +221,10 @@ def bars_table(frame: pd.DataFrame, narrow: bool = False) -> Table:
             cells.append(names)
     table.add_column(zone, no_wrap=True)
     cells.append(stamps)
+    places = _places(flat[[n for n in flat.columns if n not in _ROUNDED]].to_numpy())
     for name in flat.columns:
         table.add_column(_SHORT.get(str(name), str(name)), justify="right", no_wrap=True)
-        cells.append(_figures(str(name), flat[name].tolist()))
+        cells.append(_figures(flat[name].tolist(), _ROUNDED.get(str(name), places)))
     for values in zip(*cells, strict=True):
         table.add_row(*values)
     return table
@@ -237,7 +237,8 @@ def _symbols(frame: pd.DataFrame) -> list[str]:
 
 
 _SHORT: Final = {"trade_count": "trades"}
-_COUNTS: Final = ("volume", "trade_count")
+_ROUNDED: Final = {"volume": 0, "trade_count": 0, "vwap": 3}
+"""Decimals of the columns that are not prices as traded."""
 
 
 def _times(stamps: pd.Series[Any], narrow: bool) -> tuple[list[str], str]:
@@ -253,16 +254,16 @@ def _times(stamps: pd.Series[Any], narrow: bool) -> tuple[list[str], str]:
     return list(stamps.dt.strftime("%Y-%m-%d %H:%M")), f"open, {stamps.dt.tz}"
 
 
-def _figures(name: str, values: list[float]) -> list[str]:
-    """Return one column's cells: counts in thousands, prices with as many decimals as they need."""
-    known = [v for v in values if v == v]
-    if name in _COUNTS:
-        places = 0 if all(v >= 1000 or v == int(v) for v in known) else 2
-    else:
-        places = 2 if all(abs(v * 100 - round(v * 100)) < 1e-6 for v in known) else 4
-        if name == "vwap" and places == 4:
-            places = 3
-    return ["-" if v != v else f"{v:,.{places}f}" for v in values]
+def _places(prices: Any) -> int:
+    """Return how many decimals show all of `prices`, 2 to 4."""
+    import numpy as np
+
+    known = prices[np.isfinite(prices)]
+    return next((n for n in (2, 3) if np.allclose(known, known.round(n), 0, 1e-9)), 4)
+
+
+def _figures(values: list[float], places: int) -> list[str]:
+    return ["-" if math.isnan(v) else f"{v:,.{places}f}" for v in values]
 
 
 def provenance_line(facts: dict[str, Any], seconds: float) -> str:
@@ -273,7 +274,7 @@ def provenance_line(facts: dict[str, Any], seconds: float) -> str:
         "SIMULATED" if facts.get("simulated") else "",
         f"{facts.get('provider')}/{facts.get('feed')}",
         f"from {', '.join(names)}",
-        f"{facts.get('broker_pages', 0)} broker pages",
+        f"broker pages: {facts.get('broker_pages', 0)}",
         f"{seconds * 1000:,.1f} ms",
         "" if facts.get("adjustment") == "raw" else f"{facts.get('adjustment')}-adjusted",
         "extended hours" if facts.get("session") == "extended" else "",

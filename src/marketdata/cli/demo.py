@@ -127,9 +127,13 @@ class _Show:
             out.line("marketdata demo: SIMULATED prices, made up by the sandbox", "bold")
         out.line()
         versions = stage.versions
-        out.line(f"   PostgreSQL {versions['postgres']} and Redis {versions['redis']}, started for this")
-        out.line(f"   a broker on {stage.sandbox.url} that speaks as Alpaca does and counts its calls")
-        out.line(f"   market time {script.moment:%a %d %b %Y %H:%M} New York; ready in {seconds:.1f} s")
+        out.line(
+            f"   PostgreSQL {versions['postgres']} and Redis {versions['redis']}, started for this"
+        )
+        out.line(f"   a broker that speaks as Alpaca does and counts calls: {stage.sandbox.url}")
+        out.line(
+            f"   market time {script.moment:%a %d %b %Y %H:%M} New York; ready in {seconds:.1f} s"
+        )
 
     def one_call(self) -> None:
         """Make the call that everything is about, and show what it returns."""
@@ -161,12 +165,16 @@ class _Show:
         readings = [first, again, stored, wider, derived]
         if not script.files:
             readings.append(
-                self._measure("1day, 2 years", "1day", period="2y", compare=False, expect_calls=True)
+                self._measure(
+                    "1day, 2 years", "1day", period="2y", compare=False, expect_calls=True
+                )
             )
         self._print(readings)
         faster = first.ms / again.ms if again.ms else 0
         if not again.broker_calls:
-            self.out.line(f"   The second read made no broker call and was {faster:,.0f} times as fast.")
+            self.out.line(
+                f"   The second read made no broker call and was {faster:,.0f} times as fast."
+            )
 
     def without_redis(self) -> None:
         """Freeze Redis, then kill it; see that the answer stays."""
@@ -318,15 +326,15 @@ def _next(keep: bool, stage: Stage) -> list[tuple[str, list[str]]]:
         (
             "in a notebook",
             [
-                f"{python}   (or Jupyter in the same environment)",
+                f"{python}   # or Jupyter there",
                 ">>> import marketdata as md",
-                '>>> md.plot(md.get_bars("AAPL", period="1y"))   # Yahoo: real prices, no keys',
+                '>>> md.get_bars("AAPL", period="1y")   # Yahoo, no keys',
             ],
         ),
         (
             "your own servers",
             [
-                "export MARKETDATA_DATABASE_URL=postgresql://user:password@host:5432/name",
+                "export MARKETDATA_DATABASE_URL=postgresql://user@host/name",
                 "export MARKETDATA_REDIS_URL=redis://host:6379/0",
                 f"{program} db init",
             ],
@@ -338,7 +346,7 @@ def _next(keep: bool, stage: Stage) -> list[tuple[str, list[str]]]:
                 f"{program} bars AAPL MSFT -t 1min -n 100",
             ],
         ),
-        ("what is set up", [f"{program} doctor"]),
+        ("what is wrong", [f"{program} doctor"]),
     ]
     if keep:
         home = f"--home {stage.home}"

@@ -20,6 +20,7 @@ from marketdata.types import HOUR, MINUTE, SECOND, canonical_symbol
 
 if TYPE_CHECKING:
     from marketdata.client import Client
+    from marketdata.config import Settings
     from marketdata.sandbox import MarketSource, Sandbox
 
 EXCHANGE: Final = "XNYS"
@@ -108,7 +109,9 @@ def _familiar(source: MarketSource) -> list[str]:
     for asset in source.assets():
         try:
             if canonical_symbol(asset.symbol) == asset.symbol:
-                counts[asset.symbol] = sum(len(b) for b in source.minutes(asset.symbol, _EVER, "sip"))
+                counts[asset.symbol] = sum(
+                    len(b) for b in source.minutes(asset.symbol, _EVER, "sip")
+                )
         except InvalidSymbolError:
             continue
     ranked = sorted(counts, key=lambda s: (s not in _FAMILIAR, -counts[s], s))
@@ -149,22 +152,24 @@ def open_stage(script: Script, market: MarketSource, keep: bool) -> Iterator[Sta
         yield Stage(script, home, sandbox, client, lease.servers.redis_url, versions)
 
 
-def _settings(script: Script, home: Path, url: str) -> Any:
+def _settings(script: Script, home: Path, url: str) -> Settings:
     from pydantic import SecretStr
 
     from marketdata.config import Settings
 
     # Real prices go under the host they come from; only generated ones are called simulated.
     real = bool(script.files)
-    return Settings(
-        home=home,
-        broker="alpaca" if real else "sandbox",
-        alpaca_key_id=SecretStr("demo") if real else None,
-        alpaca_secret_key=SecretStr("demo") if real else None,
-        alpaca_url=url,
-        alpaca_trading_url=url,
-        clock=script.moment.isoformat(),
-        progress="off",
+    return Settings.model_validate(
+        {
+            "home": home,
+            "broker": "alpaca" if real else "sandbox",
+            "alpaca_key_id": SecretStr("demo") if real else None,
+            "alpaca_secret_key": SecretStr("demo") if real else None,
+            "alpaca_url": url,
+            "alpaca_trading_url": url,
+            "clock": script.moment.isoformat(),
+            "progress": "off",
+        }
     )
 
 

@@ -84,7 +84,9 @@ def _look_at_servers(report: _Report, settings: Settings) -> None:
     report.facts["home"] = str(found.home)
     if found.sockets is None:
         report.facts["embedded"] = "never started"
-        report.facts["stored"] = "nothing yet: the first read makes everything, marketdata bars AAPL"
+        report.facts["stored"] = (
+            "nothing yet: the first read makes everything, marketdata bars AAPL"
+        )
         return
     running = [s.name for s in found.servers if s.running]
     users = f", {len(found.users)} processes use them" if found.users else ""

@@ -37,7 +37,8 @@ def sandbox(
         str, typer.Option(help="Market time: system, an instant, replay:START@SPEED.")
     ] = "system",
     rate_limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Requests a minute; none are refused by default.")
+        int | None,
+        typer.Option(metavar="N", help="Requests a minute; none are refused by default."),
     ] = None,
     free_plan: Annotated[
         bool, typer.Option("--free-plan", help="Refuse the last 15 minutes of SIP data.")
@@ -92,5 +93,7 @@ def down(out: Output, settings: Settings) -> int:
 
     stopped = embedded.down(settings.home)
     names = " and ".join(stopped)
-    out.line(f"stopped {names} of {settings.home}" if stopped else f"nothing runs in {settings.home}")
+    out.line(
+        f"stopped {names} of {settings.home}" if stopped else f"nothing runs in {settings.home}"
+    )
     return out.done(home=str(settings.home), stopped=stopped)

@@ -31,7 +31,8 @@ class Servers:
     Attributes
     ----------
     database_url : str
-        libpq URI over a unix socket (the directory percent-encoded as host).
+        libpq URI over a unix socket (``postgresql://postgres@/marketdata?host=/dir``), which
+        SQLAlchemy takes too once its driver is added.
     redis_url : str
         ``unix://`` URL of database 0. It is meaningful only if Redis was asked for.
     """

@@ -84,7 +84,8 @@ class Postgres(Server):
         return self._url(_DATABASE)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://{_SUPERUSER}@{quote(str(self._sockets), safe='')}/{database}"
+        # The directory as a parameter, because SQLAlchemy does not decode it as a host.
+        return f"postgresql://{_SUPERUSER}@/{database}?host={quote(str(self._sockets))}"
 
     def recorded_pid(self) -> int | None:
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -23,6 +23,7 @@ POLL_SECONDS = 0.25
 _TOUCH_SECONDS = 3600.0
 _RESTARTS = 5
 _SYNC_AFTER = 5.0
+_ERROR_SECONDS = 5.0  # between attempts that fail, so that the log stays small
 
 
 def main(path: Path, lock_fd: int) -> None:
@@ -67,6 +68,7 @@ class Watch:
             return self._stop_unless_needed()
         except (MarketDataError, OSError):
             traceback.print_exc(file=sys.stderr)
+            time.sleep(_ERROR_SECONDS)
             return False
 
     def _home_is_gone(self) -> bool:
@@ -89,8 +91,10 @@ class Watch:
     def _end_servers_without_home(self) -> None:
         patience = deadline_after(5)
         while pids := [pid for pid, where in self._working.items() if works_in(pid, where)]:
+            # PostgreSQL ends at once on SIGQUIT, Redis on SIGTERM.
             late = time.monotonic() > patience
-            send(pids, signal.SIGKILL if late else signal.SIGQUIT)
+            for kind in (signal.SIGKILL,) if late else (signal.SIGQUIT, signal.SIGTERM):
+                send(pids, kind)
             time.sleep(0.05)
         if self._runtime is not None:
             shutil.rmtree(self._runtime, ignore_errors=True)

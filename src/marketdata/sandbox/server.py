@@ -274,6 +274,9 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # asyncio sets this only on sockets made with a protocol number; without it small answers
+        # wait tens of milliseconds for the client's acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind((host, port))
         # Clients may connect before the thread has come up: the kernel keeps them waiting.
         listener.listen(1024)

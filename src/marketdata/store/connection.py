@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
+from weakref import WeakSet
 
 import psycopg
+import sqlalchemy.exc
 from psycopg import sql
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import QueuePool
 
@@ -24,9 +28,33 @@ from marketdata.store.wire import register_loaders
 
 Driver = psycopg.Connection[tuple[Any, ...]]
 
+_ANSWER_GRACE: Final = 2.0
+"""Seconds beyond the statement timeout after which a silent server counts as gone."""
+_SILENCE_REMEMBERED: Final = 1.0
+"""Seconds for which a server that did not answer is not asked again by other threads."""
 _CONFLICT_ATTEMPTS: Final = 8
 _CONFLICT_PAUSE: Final = 0.02
+_SNAPSHOT: Final = sql.SQL("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;")
 _SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+class _BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that waits for an answer for so long and no longer.
+
+    The server's own statement timeout ends a slow statement, but not the wait for a server that is
+    frozen or behind a dead link, where TCP may go on acknowledging.
+    """
+
+    answer_timeout: float | None = None
+
+    def wait[RV](self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        try:
+            return super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
+        except psycopg.OperationalError as error:
+            unanswered = self.pgconn.transaction_status == TransactionStatus.ACTIVE
+            if error.sqlstate is None and unanswered and timeout is None:
+                self.pgconn.finish()  # whatever comes now would be read as another's answer
+            raise
 
 
 class Database:
@@ -74,6 +102,8 @@ class Database:
             )
         self.schema = schema
         self._parameters = _connection_parameters(url, connect_timeout, application_name)
+        self._answer_timeout = statement_timeout + _ANSWER_GRACE
+        self._silent_until = 0.0
         self._pool_size = pool_size
         self._pool_timeout = pool_timeout
         self._settings = sql.SQL(
@@ -88,8 +118,11 @@ class Database:
             sql.Literal(round(statement_timeout * 1000)),
         )
         self._lock = threading.Lock()
+        # Threads queue here and not in the pool, which wakes nobody when a connection cannot be
+        # made: they would wait out their time behind a server that is down.
+        self._slots = threading.BoundedSemaphore(pool_size)
         self._engine: Engine | None = None
-        self._pid = 0
+        _databases.add(self)
 
     @property
     def address(self) -> str:
@@ -104,20 +137,19 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The connection pool of this process; a child process makes its own."""
-        if self._engine is None or self._pid != os.getpid():
-            # Not under a lock that a fork may have copied while another thread held it.
-            if self._pid != os.getpid():
-                self._lock = threading.Lock()
-            with self._lock:
-                if self._engine is not None and self._pid != os.getpid():
-                    # The parent still speaks on these sockets: forget them without a goodbye.
-                    self._engine.dispose(close=False)
-                    self._engine = None
-                if self._engine is None:
-                    self._engine = self._make_engine()
-                    self._pid = os.getpid()
-        return self._engine
+        """The connection pool of this process; a forked child makes its own."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._make_engine()
+            return self._engine
+
+    def after_fork_in_child(self) -> None:
+        """Forget what the parent goes on using, before anything in the child can touch it."""
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self._pool_size)
+        if self._engine is not None:
+            self._engine.dispose(close=False)  # a goodbye would end the parent's sessions
+            self._engine = None
 
     def _make_engine(self) -> Engine:
         return create_engine(
@@ -126,7 +158,6 @@ class Database:
             poolclass=QueuePool,
             pool_size=self._pool_size,
             max_overflow=0,
-            pool_timeout=self._pool_timeout,
             pool_pre_ping=True,
             pool_use_lifo=True,
             use_native_hstore=False,
@@ -134,15 +165,23 @@ class Database:
 
     def connect(self) -> Driver:
         """Open one connection outside the pool; the caller closes it."""
-        driver = psycopg.connect(**self._parameters, prepare_threshold=None)
-        register_loaders(driver)
-        return driver
+        if time.monotonic() < self._silent_until:
+            # Else fifty threads would find out one after the other, each for its whole timeout.
+            raise psycopg.errors.ConnectionTimeout("the server did not answer just now")
+        try:
+            raw = _BoundedConnection.connect(**self._parameters, prepare_threshold=None)
+        except psycopg.errors.ConnectionTimeout:
+            self._silent_until = time.monotonic() + _SILENCE_REMEMBERED
+            raise
+        raw.answer_timeout = self._answer_timeout
+        register_loaders(raw)
+        return raw
 
     def close(self) -> None:
         """Close every pooled connection of this process. The next use opens new ones."""
         with self._lock:
             if self._engine is not None:
-                self._engine.dispose(close=self._pid == os.getpid())
+                self._engine.dispose()
                 self._engine = None
 
     def run[T](self, work: Callable[[Connection], T], *, snapshot: bool = False) -> T:
@@ -183,22 +222,41 @@ class Database:
                     raise translate(error, self.address) from error
 
     @contextmanager
+    def _slot(self) -> Iterator[None]:
+        slots = self._slots
+        if not slots.acquire(timeout=self._pool_timeout):
+            raise sqlalchemy.exc.TimeoutError(f"{self._pool_size} connections in use")
+        try:
+            yield
+        finally:
+            slots.release()
+
+    @contextmanager
     def _transaction(self, snapshot: bool) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
-            if snapshot:
-                connection.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True
-                )
+        with self._slot(), self.engine.connect() as connection:
             raw = driver(connection)
             with connection.begin():
                 try:
-                    raw.execute(self._settings)
+                    # Not SQLAlchemy's options: undone, they make the connection's next
+                    # transactions READ WRITE, whatever default_transaction_read_only says.
+                    raw.execute(_SNAPSHOT + self._settings if snapshot else self._settings)
                     yield connection
                 except BaseException:
                     if raw.closed:
                         # SQLAlchemy has not seen it die: COPY goes past it.
                         connection.invalidate()
                     raise
+
+
+_databases: WeakSet[Database] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for database in _databases:
+        database.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def driver(connection: Connection) -> Driver:

@@ -60,7 +60,7 @@ class PostgresStore:
         pool_size: int = 8,
         connect_timeout: float = 3.0,
         pool_timeout: float = 30.0,
-        statement_timeout: float = 120.0,
+        statement_timeout: float = 60.0,
         lock_timeout: float = 30.0,
         application_name: str = "marketdata",
     ) -> None:

@@ -1,0 +1,126 @@
+"""Applies splits to what a read found, or warns that a raw read crosses one.
+
+Bars are adjusted in the timeframe in which they are stored as far as that matters: sessions are
+never cut by a split, weeks and months can be, so those are made anew from adjusted days.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from marketdata import resample
+from marketdata.adjust import adjust_bars, splits_within
+from marketdata.calendars import TradingCalendar
+from marketdata.clock import Deadline, from_micros
+from marketdata.queries import BarsQuery
+from marketdata.ranges import Window
+from marketdata.reader import Answer, Reader, SeriesAnswer
+from marketdata.spans import Span
+from marketdata.splits import Splits
+from marketdata.types import Bars, Split, Timeframe
+from marketdata.warning_types import SplitInRangeWarning
+
+
+class Adjuster:
+    """Knows the splits and what they do to an answer."""
+
+    def __init__(
+        self, splits: Splits, reader: Reader, calendar: Callable[[], TradingCalendar]
+    ) -> None:
+        self._splits = splits
+        self._reader = reader
+        self._calendar = calendar
+        self._warned: set[str] = set()
+
+    def adjust(self, query: BarsQuery, answer: Answer, deadline: Deadline) -> str:
+        """Divide the answer's prices for later splits; return the version of the splits used."""
+        filled = _filled(answer)
+        if not filled:
+            return "0"
+        start = min(int(a.bars.timestamp[0]) for a in filled.values())
+        known = self._splits.checked(query.provider, list(filled), start, deadline)
+        cut = [
+            s
+            for s, a in filled.items()
+            if not query.timeframe.intraday and _cut_by(known.get(s, []), a.bars)
+        ]
+        if cut and query.timeframe is not Timeframe.DAY_1:
+            self._from_days(query, cut, answer, known, deadline)
+        for symbol in filled.keys() - set(cut):
+            found = answer.series[symbol]
+            found.bars = adjust_bars(found.bars, known.get(symbol, []))
+        return _version(known)
+
+    def _from_days(
+        self,
+        query: BarsQuery,
+        symbols: Sequence[str],
+        answer: Answer,
+        known: Mapping[str, list[Split]],
+        deadline: Deadline,
+    ) -> None:
+        """Make weeks or months that a split falls into from adjusted days."""
+        calendar = self._calendar()
+        for symbol in symbols:
+            found = answer.series[symbol]
+            labels = Span(int(found.bars.timestamp[0]), int(found.bars.timestamp[-1]) + 1)
+            days = resample.base_span(labels, query.timeframe, calendar)
+            daily = replace(
+                query,
+                symbols=(symbol,),
+                timeframe=Timeframe.DAY_1,
+                window=Window(days.start, days.end, None, explicit_end=True),
+            )
+            stored = self._reader.read(daily, deadline).series[symbol].bars
+            adjusted = adjust_bars(stored, known[symbol])
+            found.bars = resample.resample(
+                adjusted, Timeframe.DAY_1, query.timeframe, calendar, query.session
+            )
+
+    def warn_of_splits(self, query: BarsQuery, answer: Answer) -> None:
+        """Warn once a symbol that raw prices jump at a known split inside the answer."""
+        filled = _filled(answer)
+        if not filled:
+            return
+        for symbol, splits in self._splits.known(query.provider, list(filled)).items():
+            if not splits or symbol in self._warned:
+                continue
+            stamps = filled[symbol].bars.timestamp
+            inside = splits_within(splits, Span(int(stamps[0]) + 1, int(stamps[-1]) + 1))
+            if inside:
+                self._warned.add(symbol)
+                self._warn(symbol, inside)
+
+    def _warn(self, symbol: str, splits: Sequence[Split]) -> None:
+        zone = self._calendar().zone
+        days = ", ".join(
+            f"{s.new:g}:{s.old:g} on {from_micros(s.ex_date).astimezone(zone).date()}"
+            for s in splits[-3:]
+        )
+        warnings.warn(
+            f"raw prices of {symbol} jump at its split {days}; for comparable prices pass "
+            'adjustment="split"',
+            SplitInRangeWarning,
+            stacklevel=4,
+        )
+
+
+def _filled(answer: Answer) -> dict[str, SeriesAnswer]:
+    return {s: a for s, a in answer.series.items() if len(a.bars)}
+
+
+def _cut_by(splits: Sequence[Split], bars: Bars) -> bool:
+    """Whether a split takes effect inside one of these bars, not at its beginning."""
+    return any(
+        s.ex_date > bars.timestamp[0] and not np.isin(s.ex_date, bars.timestamp) for s in splits
+    )
+
+
+def _version(known: Mapping[str, Sequence[Split]]) -> str:
+    parts = [f"{s}:{x.ex_date}:{x.new}:{x.old}" for s in sorted(known) for x in known[s]]
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=6).hexdigest() if parts else "0"

@@ -1,0 +1,106 @@
+"""Reads the arguments of a call: symbols, choices, zones, time-outs. Pure, and strict: what cannot
+be right is refused with the cure, before anything is asked of anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+from zoneinfo import ZoneInfo
+
+from marketdata.calendars import TradingCalendar
+from marketdata.clock import Deadline
+from marketdata.errors import InvalidSymbolError, RequestError, UnsupportedRequestError
+from marketdata.queries import BarsQuery
+from marketdata.types import Adjustment, Timeframe, unique_symbols
+
+Symbols = str | Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One checked `get_bars` call."""
+
+    query: BarsQuery
+    single: bool
+    """Whether one symbol was given as a string: the answer then has a DatetimeIndex."""
+    adjustment: Adjustment
+    now_us: int
+
+
+def symbol_list(symbols: Symbols) -> tuple[tuple[str, ...], bool]:
+    """Return canonical symbols without repeats, and whether it was one as a string."""
+    if isinstance(symbols, str):
+        return tuple(unique_symbols([symbols])), True
+    if not isinstance(symbols, Iterable) or isinstance(symbols, bytes | Mapping):
+        raise InvalidSymbolError(
+            f"symbols={symbols!r} is not a symbol", cure='give "AAPL" or ["AAPL", "MSFT"]'
+        )
+    names = list(symbols)
+    wrong = [n for n in names if not isinstance(n, str)]
+    if wrong:
+        raise InvalidSymbolError(f"{wrong[0]!r} is not a symbol", cure="symbols are strings")
+    if not names:
+        raise InvalidSymbolError("no symbols given", cure='give "AAPL" or ["AAPL", "MSFT"]')
+    return tuple(unique_symbols(names)), False
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise `RequestError` unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise RequestError(
+            f"{name}={value!r} is not known", cure=f"use one of: {', '.join(choices)}"
+        )
+
+
+def adjustment_of(value: object) -> Adjustment:
+    """Return the adjustment a call asks for, if it is served."""
+    check_choice("adjustment", value, ("raw", "split", "dividend", "all"))
+    if value in ("dividend", "all"):
+        raise UnsupportedRequestError(
+            f"adjustment={value!r} needs dividends, which are not kept yet",
+            cure='use adjustment="split", or "raw"',
+        )
+    return cast(Adjustment, value)
+
+
+def refuse_as_of(as_of: object) -> None:
+    """Raise `UnsupportedRequestError` where a point in time is asked for."""
+    if as_of is not None:
+        raise UnsupportedRequestError(
+            "as_of= needs the history of revisions and actions, which is not kept yet",
+            cure="leave as_of out; end= cuts the bars at a moment",
+        )
+
+
+def deadline_of(timeout: float | None, default: float) -> Deadline:
+    """Return the deadline of a call that begins now."""
+    if timeout is None:
+        return Deadline(default)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise RequestError(
+            f"timeout={timeout!r} is not a number of seconds",
+            cure="give the seconds the call may take in all, more than 0",
+        )
+    return Deadline(timeout)
+
+
+def zone_of(tz: str | None, timeframe: Timeframe, calendar: TradingCalendar) -> str | None:
+    """Return the IANA name `tz` means; None stands for naive session dates."""
+    if tz == "UTC":
+        return tz
+    if tz is None:
+        if timeframe.intraday:
+            raise RequestError(
+                "tz=None gives naive session dates, which intraday bars do not have",
+                cure='give an IANA name or "exchange"',
+            )
+        return None
+    if tz == "exchange":
+        return calendar.zone.key
+    try:
+        return ZoneInfo(tz).key
+    except (KeyError, ValueError, OSError, TypeError, AttributeError):
+        raise RequestError(
+            f"tz={tz!r} is not a time zone", cure='give an IANA name, "exchange" or None'
+        ) from None

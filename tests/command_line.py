@@ -1,0 +1,74 @@
+"""The command line as its users have it: a process of its own, two streams and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """Every line of stdout as JSON; fails where one is anything else."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.objects[-1]
+
+
+class CommandLine:
+    """Runs ``marketdata`` with nothing of this process's settings.
+
+    Parameters
+    ----------
+    directory : Path
+        Where it runs: no ``.env`` of anybody else is there.
+    **settings
+        ``MARKETDATA_`` variables by their lower-case names.
+    """
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory = directory
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MARKETDATA_", "APCA_", "ALPACA_", "COLUMNS", "NO_COLOR"))
+        }
+        ours = {f"MARKETDATA_{name.upper()}": value for name, value in settings.items()}
+        self.environment = {**kept, "PYTHONPATH": str(_SOURCE), **ours}
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a command; the caller waits for it. `variables` are added to its environment."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "marketdata", *arguments],
+            cwd=self.directory,
+            env={**self.environment, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, **variables: str) -> Finished:
+        """Run a command to its end."""
+        process = self.start(*arguments, **variables)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        return Finished(process.returncode, out, err)

@@ -1,0 +1,86 @@
+"""``marketdata demo``: what a newcomer sees first, on servers it starts and ends itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from marketdata import embedded
+from tests.command_line import CommandLine
+from tests.conftest import make_home_directory
+from tests.shared_data import SHARED, needs_shared_data
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    directory = make_home_directory()
+    yield directory
+    for home in directory.glob("marketdata-demo-*"):
+        embedded.erase(home)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def command(tmp_path: Path, temporary: Path) -> CommandLine:
+    """A user whose own servers are elsewhere: the demo must not go there."""
+    made = CommandLine(
+        tmp_path,
+        database_url="postgresql://nobody@127.0.0.1:1/x",
+        redis_url="redis://127.0.0.1:1",
+        home=str(tmp_path / "home"),
+    )
+    made.environment["TMPDIR"] = str(temporary)
+    return made
+
+
+def test_it_runs_on_generated_prices(command: CommandLine, temporary: Path) -> None:
+    done = command("demo")
+    assert done.code == 0, done.err
+    assert done.err == ""
+    said = done.out
+    assert "SIMULATED" in said.splitlines()[1]
+    for tier in ("broker", "Redis", "PostgreSQL"):
+        assert tier in said
+    assert "The second read made no broker call" in said
+    assert "The answer never changed" in said
+    assert max(map(len, said.splitlines())) <= 100
+    page = command.directory / "marketdata-demo.html"
+    assert str(page) in said
+    assert "SIMULATED" in page.read_text(encoding="utf-8")[-200_000:]
+    assert list(temporary.iterdir()) == []
+    assert not (command.directory / "home").exists()
+
+
+@needs_shared_data
+def test_it_runs_on_real_prices_and_keeps_what_it_is_told_to(
+    command: CommandLine, temporary: Path
+) -> None:
+    data = SHARED / "minute" / "us24_2019-02.csv.gz"
+    done = command(
+        "demo", "--data", str(data), "--symbols", "AAPL,UGA", "--keep", "--json", "--page", "p.html"
+    )
+    assert done.code == 0, done.err
+    assert (done.summary["simulated"], done.summary["broken"]) == (False, [])
+    reads = {o["read"]: o for o in done.objects[:-1]}
+    assert reads["the same again"]["tiers"] == "redis"
+    assert reads["the same again"]["broker_calls"] == 0
+    assert reads["Redis emptied"]["tiers"] == "postgres"
+    assert reads["Redis frozen"]["same"] is True
+    assert (command.directory / "p.html").exists()
+    home = Path(done.summary["home"])
+    assert not embedded.status(home).running
+    held = command(
+        "status", "--json", "--home", str(home), MARKETDATA_DATABASE_URL="", MARKETDATA_REDIS_URL=""
+    )
+    assert held.code == 0
+    assert held.summary["symbols"] >= 2
+
+
+def test_symbols_it_does_not_have(command: CommandLine, temporary: Path) -> None:
+    done = command("demo", "--symbols", "NOPEX")
+    assert done.code == 2
+    assert "AAPL" in done.err
+    assert list(temporary.iterdir()) == []

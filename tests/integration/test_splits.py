@@ -1,0 +1,97 @@
+"""Split adjustment on read, and the warning that a raw read crosses a split."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from datetime import date
+
+import numpy as np
+import pytest
+
+import marketdata as md
+from marketdata.sandbox import Fault, GeneratedMarket
+from tests.stack import Stack, same
+
+EX_DATE = "2024-02-14"  # a Wednesday
+ACTIONS = "/v1/corporate-actions"
+
+
+@pytest.fixture
+def split_stack(make_stack: Callable[..., Stack]) -> Stack:
+    market = GeneratedMarket(seed=3)
+    market.add_split("KO", date.fromisoformat(EX_DATE), 4, 1)
+    return make_stack(source=market)
+
+
+def test_invariant_31_split_adjusted_prices_and_volumes(split_stack: Stack) -> None:
+    get = split_stack.client.get_bars
+    raw = get("KO", "1day", start="2024-01-02", end="2024-03-14")
+    adjusted = get("KO", "1day", start="2024-01-02", end="2024-03-14", adjustment="split")
+    before = raw.index < EX_DATE
+    assert 0 < before.sum() < len(raw)
+    np.testing.assert_array_equal(adjusted["close"][before], raw["close"][before] * 0.25)
+    np.testing.assert_array_equal(adjusted["volume"][before], raw["volume"][before] * 4)
+    same(adjusted[~before], raw[~before])
+    assert adjusted.attrs["marketdata"]["fingerprint"] != raw.attrs["marketdata"]["fingerprint"]
+
+
+@pytest.mark.parametrize("timeframe", ["1week", "1month"])
+def test_bars_that_a_split_falls_into_come_from_adjusted_days(
+    split_stack: Stack, timeframe: str
+) -> None:
+    get = split_stack.client.get_bars
+    days = get("KO", "1day", start="2024-01-01", end="2024-03-14", adjustment="split", tz="exchange")
+    coarse = get(
+        "KO", timeframe, start="2024-01-01", end="2024-03-14", adjustment="split", tz="exchange"
+    )
+    ends = [*coarse.index[1:], days.index[-1] + np.timedelta64(30, "D")]
+    for label, end in zip(coarse.index, ends, strict=True):
+        inside = days[(days.index >= label) & (days.index < end)]
+        if end is not ends[-1]:
+            assert coarse.loc[label, "high"] == inside["high"].max()
+            assert coarse.loc[label, "low"] == inside["low"].min()
+
+
+def test_a_raw_read_across_a_known_split_warns_once(split_stack: Stack) -> None:
+    get = split_stack.client.get_bars
+    window = {"start": "2024-01-02", "end": "2024-03-14"}
+    get("KO", "1day", adjustment="split", **window)  # type: ignore[arg-type]
+    split_stack.client._lazy.get().splits._known.clear()
+    with pytest.warns(md.SplitInRangeWarning, match=r"4:1 on 2024-02-14.*adjustment") as caught:
+        get("KO", "1day", **window)  # type: ignore[arg-type]
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get("KO", "1day", **window)  # type: ignore[arg-type]
+        get("KO", "1day", start=EX_DATE)
+
+
+def test_splits_are_asked_once_and_bars_not_again(split_stack: Stack) -> None:
+    get = split_stack.client.get_bars
+    get("KO", "1day", limit=60, adjustment="split")
+    calls = split_stack.calls()
+    assert split_stack.calls(ACTIONS) == 1
+    split_stack.flush_redis()
+    get("KO", "1day", limit=60, adjustment="split")
+    assert split_stack.calls() == calls
+    assert split_stack.calls(ACTIONS) == 1
+
+
+def test_unknown_splits_raise_rather_than_pass_for_none(split_stack: Stack) -> None:
+    split_stack.sandbox.faults.add(Fault("status", match=ACTIONS, status=500, times=None))
+    with pytest.raises(md.BrokerUnavailableError):
+        split_stack.client.get_bars("KO", "1day", limit=60, adjustment="split")
+    assert len(split_stack.client.get_bars("KO", "1day", limit=60)) == 60
+
+
+def test_dividend_adjustment_is_refused_for_now(stack: Stack) -> None:
+    for adjustment in ("dividend", "all"):
+        with pytest.raises(md.UnsupportedRequestError, match="dividends"):
+            stack.client.get_bars("KO", adjustment=adjustment)  # type: ignore[arg-type]
+    with pytest.raises(md.UnsupportedRequestError):
+        stack.client.get_bars("KO", as_of="2024-01-02")
+    for name in ("get_indicators", "follow", "subscribe", "unsubscribe", "indicators"):
+        with pytest.raises(md.UnsupportedRequestError, match=name):
+            getattr(stack.client, name)()
+    assert len(stack.sandbox.requests) == 0
