@@ -25,7 +25,8 @@ FINAL_DELAY: Final = HOUR
 """An intraday session is final this long after its extended close."""
 DAILY_FINAL_DELAY: Final = 18 * HOUR
 """A daily bar is final this long after its close: brokers rebuild it the next morning."""
-RESETTLE_LIMIT: Final = 10 * MINUTE
+RESETTLE_BARS: Final = 10
+"""Most bars to read again with what follows them; more are left to a re-read of their own."""
 
 
 def stored_hours(base: Timeframe) -> Hours:
@@ -180,19 +181,25 @@ def gaps(asked: Span, state: SeriesState, calendar: TradingCalendar, base: Timef
         trading = calendar.trading_spans(hole, hours)
         if not trading:
             continue
-        gap = Span(_resettle(trading[0].start, hole, state), trading[-1].end)
+        first = _resettle(trading[0].start, hole, state, calendar, base)
+        gap = Span(first, trading[-1].end)
         if found and not calendar.trading_spans(Span(found[-1].end, gap.start), hours):
             gap = Span(found.pop().start, gap.end)
         found.append(gap)
     return found
 
 
-def _resettle(start: int, hole: Span, state: SeriesState) -> int:
+def _resettle(
+    start: int, hole: Span, state: SeriesState, calendar: TradingCalendar, base: Timeframe
+) -> int:
     settled = state.settled_until
-    if settled is None or start != hole.start or not start - RESETTLE_LIMIT <= settled < start:
+    held = next((s for s in state.coverage if s.end == hole.start), None)
+    if settled is None or held is None or not held.start <= settled < hole.start:
         return start
-    covered = any(s.start <= settled and s.end == start for s in state.coverage)
-    return settled if covered else start
+    unsettled = calendar.trading_spans(Span(settled, hole.start), stored_hours(base))
+    if not unsettled or expected_bars(Span(settled, hole.start), base, calendar) > RESETTLE_BARS:
+        return start
+    return unsettled[0].start
 
 
 def recordable(

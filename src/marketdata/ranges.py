@@ -59,7 +59,7 @@ def resolve_window(
     InvalidRangeError, NaiveTimestampError
         Contradictory, reversed, empty, future or unreadable; a retry does not help.
     """
-    _check_limit(limit)
+    limit = _checked_limit(limit)
     if period is not None and start is not None:
         raise InvalidRangeError(
             "period and start contradict each other", cure="give one of them, with end if needed"
@@ -77,14 +77,15 @@ def resolve_window(
     return Window(since, until, limit, end is not None)
 
 
-def _check_limit(limit: object) -> None:
+def _checked_limit(limit: object) -> int | None:
     if limit is None:
-        return
+        return None
     if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
         raise InvalidRangeError(
             f"limit={limit!r} is not a number of bars",
             cure="give an integer of 1 or more: the last N closed bars of each symbol",
         )
+    return int(limit)  # numpy's integers overflow
 
 
 def _check_order(start: int, end: int, now_us: int, open_ended: bool) -> None:

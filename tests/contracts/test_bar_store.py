@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -91,6 +93,7 @@ def test_what_was_committed_is_read_with_its_state(store: BarStore):
         settled_until=span.end - MINUTE,
         first_bar=span.start,
         last_bar=span.end - MINUTE,
+        fetched_us=OBSERVED,
     )
     assert store.states([AAPL]) == {AAPL: state}
 
@@ -162,7 +165,7 @@ def test_invariant_07_asked_and_quiet_is_covered(store: BarStore):
     span = minutes(0, 60)
     assert store.commit([Commit(AAPL, Bars.empty(), span, OBSERVED)]) == {AAPL: 1}
     state, bars = store.read([ReadRequest(AAPL, span)])[AAPL]
-    assert state == SeriesState(coverage=[span], revision=1)
+    assert state == SeriesState(coverage=[span], revision=1, fetched_us=OBSERVED)
     assert len(bars) == 0
 
 
@@ -189,7 +192,8 @@ def test_invariant_13_replaying_a_commit_changes_nothing(store: BarStore):
         assert store.commit([commit]) == first
     later = Commit(AAPL, commit.bars, commit.covered, OBSERVED + MINUTE, OBSERVED)
     assert store.commit([later]) == first
-    assert store.states([AAPL]) == state
+    seen = {AAPL: replace(state[AAPL], fetched_us=OBSERVED + MINUTE)}
+    assert store.states([AAPL]) == seen
     assert_same_bars(store.read([ReadRequest(AAPL, minutes(0, 30))])[AAPL][1], commit.bars)
 
 

@@ -60,7 +60,7 @@ def test_it_runs_on_real_prices_and_keeps_what_it_is_told_to(
 ) -> None:
     data = SHARED / "minute" / "us24_2019-02.csv.gz"
     done = command(
-        "demo", "--data", str(data), "--symbols", "AAPL,UGA", "--keep", "--json", "--page", "p.html"
+        "demo", "--data", str(data), "--symbols", "AAPL,MSFT", "--keep", "--json", "--page", "p.html"
     )
     assert done.code == 0, done.err
     assert (done.summary["simulated"], done.summary["broken"]) == (False, [])

@@ -291,3 +291,25 @@ def test_explain_gaps_and_coverage_fetch_nothing(stack: Stack) -> None:
     table = stack.client.gaps(["AAPL", "MSFT"], "1min", start="2024-03-11", end="2024-03-13")
     assert list(table["symbol"]) == ["AAPL", "MSFT"]
     assert len(stack.sandbox.requests) == 0
+
+
+def test_bars_stored_before_their_corrections_ride_along_with_the_next_request(
+    stack: Stack,
+) -> None:
+    """A minute read 5 s after its end may still be corrected: the next gap begins with it."""
+    stack.set_time("2024-03-14T15:00:05-04:00")
+    stack.client.get_bars("AAPL", "1min", limit=30)
+    stack.forget_calls()
+    stack.set_time("2024-03-14T15:02:05-04:00")
+    stack.client.get_bars("AAPL", "1min", limit=30)
+    (request,) = stack.sandbox.requests
+    assert request.params["start"] == "2024-03-14T18:59:00Z"  # 14:59, stored at 15:00:05
+    stack.forget_calls()
+    stack.set_time("2024-03-14T17:00:05-04:00")
+    stack.client.get_bars("AAPL", "1day", limit=5)
+    stack.set_time("2024-03-15T17:00:05-04:00")
+    stack.forget_calls()
+    stack.client.get_bars("AAPL", "1day", limit=5)
+    (request,) = stack.sandbox.requests
+    # The day before was read the same evening, before it was final.
+    assert request.params["start"] == "2024-03-14T04:00:00Z"

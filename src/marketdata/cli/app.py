@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -13,7 +11,7 @@ import typer
 from marketdata import __version__
 from marketdata.cli import bars, database, demo, doctor, holdings, servers, settings
 from marketdata.cli.exits import DONE, INTERRUPTED, USAGE
-from marketdata.cli.output import Output
+from marketdata.cli.output import Output, abandon_stdout
 
 PLUGINS: Final = "marketdata.commands"
 """Entry-point group: each entry is a Typer app (or one of its commands) and becomes a command."""
@@ -55,9 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough: `marketdata bars AAPL | head`.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return DONE
     except Exception as error:
         return _refuse(error, words)

@@ -197,7 +197,7 @@ def heading(frame: pd.DataFrame, facts: dict[str, Any]) -> str:
     """Return what a table of bars shows, in a few words."""
     symbols = _symbols(frame)
     more = f"and {len(symbols) - 6} more" if symbols[6:] else ""
-    simulated = "SIMULATED " if facts.get("simulated") else ""
+    simulated = "SIMULATED" if facts.get("simulated") else ""
     words = (simulated, *symbols[:6], more, facts.get("timeframe", ""))
     return " ".join(w for w in words if w)
 

@@ -95,8 +95,7 @@ class _Examined:
         if url is None:
             from marketdata import embedded
 
-            found = {s.name: s for s in embedded.status(self.settings.home).servers}
-            if not found["postgres"].running:
+            if not _runs(self.settings, "postgres"):
                 yield _not_running("PostgreSQL")
                 return
             # It runs: this shares it for a moment, and starts nothing.
@@ -138,8 +137,7 @@ class _Examined:
         if url is None:
             from marketdata import embedded
 
-            found = {s.name: s for s in embedded.status(self.settings.home).servers}
-            if not found["redis"].running:
+            if not _runs(self.settings, "redis"):
                 yield _not_running("Redis")
                 return
             lease = embedded.acquire(self.settings.home, postgres=False)
@@ -180,6 +178,12 @@ def _why_chosen(recorded: tuple[str, str] | None, seen: bool, source: Source) ->
         return "the database was filled from it"
     keys = "keys are set" if source.kind == "alpaca" else "no Alpaca keys are set"
     return keys if seen else f"{keys}; a database that holds data decides"
+
+
+def _runs(settings: Settings, name: str) -> bool:
+    from marketdata import embedded
+
+    return any(s.name == name and s.running for s in embedded.status(settings.home).servers)
 
 
 def _not_running(title: str) -> Check:

@@ -238,6 +238,8 @@ def explain(
         right=["bars <="],
     )  # fmt: skip
     for each in plan.spans:
+        if not each.bars:
+            continue  # closed hours: nothing to read there
         ends = (instant(datetime.fromisoformat(t)) for t in (each.start, each.end))
         out.row({name: getattr(each, name) for name in each.__slots__})
         table.add_row(each.symbol, each.tier, each.timeframe, *ends, f"{each.bars:,}")

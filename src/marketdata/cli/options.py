@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 import typer
 
-from marketdata.cli.output import Output, send_logs_to_stderr
+from marketdata.cli.exits import DONE
+from marketdata.cli.output import Output, abandon_stdout, send_logs_to_stderr
 
 if TYPE_CHECKING:
     from marketdata.config import Settings
@@ -74,7 +75,9 @@ def command(
                     values["given"] = given
                 return function(out, **values)
             except BrokenPipeError:
-                raise
+                # Whoever read our output has had enough: `marketdata bars AAPL | head`.
+                abandon_stdout()
+                return DONE
             except Exception as error:
                 return out.fail(error)
 

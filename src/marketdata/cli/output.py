@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -88,6 +89,12 @@ class Output:
             self.note("this may be a defect; for the traceback repeat the command with --debug")
         record = error.to_record() if isinstance(error, MarketDataError) else described(error)
         return self.done(code, error=record)
+
+
+def abandon_stdout() -> None:
+    """Let what is still to be written go nowhere, now that nobody reads it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def described(error: Exception) -> str:

@@ -94,7 +94,8 @@ class Redis(Server):
             "appendonly": "no",
             "daemonize": "no",
             "dir": str(self.directory),
-            "pidfile": str(self.directory / "pid"),
+            # Relative to `dir`: the Redis of a deleted home must not remove its successor's.
+            "pidfile": "pid",
             # The kernel bug it would refuse to start for concerns saving to disk only.
             "ignore-warnings": "ARM64-COW-BUG",
         }

@@ -16,6 +16,7 @@ from marketdata.embedded.home import Home, deadline_after
 from marketdata.embedded.locks import LockFile, is_held
 from marketdata.embedded.postgres import Postgres
 from marketdata.embedded.processes import send, works_in
+from marketdata.embedded.server import Server
 from marketdata.embedded.servers import made_servers, stop_servers
 from marketdata.errors import MarketDataError
 
@@ -116,7 +117,7 @@ class Watch:
 
     def _restart_dead(self) -> None:
         """Start a server again that died under its users, a few times in the watch's life."""
-        dead = [server for server in made_servers(self._home) if not is_held(server.lock_path)]
+        dead = [server for server in made_servers(self._home) if self._is_dead(server)]
         if not dead or self._restarts >= _RESTARTS:
             return
         # Busy: somebody is starting it already.
@@ -125,11 +126,18 @@ class Watch:
             return
         try:
             for server in dead:
-                if not is_held(server.lock_path):
+                if self._is_dead(server) and not self._home_is_gone():
                     self._restarts += 1
                     server.ensure(deadline_after(60))
         finally:
             lock.release()
+
+    def _is_dead(self, server: Server) -> bool:
+        # Without its lock file, or with a process left, the home is being deleted under it.
+        if not server.lock_path.exists() or is_held(server.lock_path):
+            return False
+        ours = [pid for pid, where in self._working.items() if where == server.directory]
+        return not any(works_in(pid, server.directory) for pid in ours)
 
     def _sync_new_cluster(self) -> None:
         """Bring a cluster that initdb has just written to the disk, besides the users' work."""

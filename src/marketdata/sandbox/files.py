@@ -78,7 +78,8 @@ class FileMarket:
         daily = bool((local.dt.normalize() == local).all())
         kept = self._days if daily else self._minutes
         stamps = moments.dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
-        symbols = frame["symbol"].astype(str).to_numpy()
+        # Yahoo's files say BRK-B, both protocols ask for BRK.B.
+        symbols = frame["symbol"].astype(str).str.replace("-", ".", regex=False).to_numpy()
         order = np.lexsort((stamps, symbols))
         symbols, stamps = symbols[order], stamps[order]
         values = np.full((len(COLUMNS), len(frame)), np.nan)

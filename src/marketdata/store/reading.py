@@ -36,7 +36,8 @@ from marketdata.store.wire import bars_from_blocks
 from marketdata.types import COLUMNS, DAY, Bars, SeriesKey
 
 _STATES: Final = """
-SELECT k.n, s.coverage, s.revision, s.settled_until, s.first_bar, s.last_bar
+SELECT k.n, s.coverage, s.revision, s.settled_until, s.first_bar, s.last_bar,
+       s.last_fetched_at
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
          WITH ORDINALITY AS k (provider, feed, symbol, timeframe, n)
 JOIN series AS s USING (provider, feed, symbol, timeframe)
