@@ -6,12 +6,15 @@ Run       MARKETDATA_BROKER=sandbox MARKETDATA_HOME=./try-marketdata \
           MARKETDATA_CLOCK=2024-06-20T15:00:30-04:00 python examples/first_read.py
 Prints    (with that run line, the first time; the prices are SIMULATED)
 
-    500 bars of AAPL, 2024-06-18 14:11 to 2024-06-20 14:59 in New York
-                               open    high     low   close    volume
+    500 bars of AAPL, 2024-06-18 13:10 to 2024-06-20 14:59 in New York
+                                 open    high     low   close    volume
     timestamp
     2024-06-20 14:57:00-04:00  103.08  103.15  103.02  103.13  424211.0
-    first read:  broker:1, 1 page
-    second read: redis:1, 0 pages
+    2024-06-20 14:58:00-04:00  103.13  103.19  103.08  103.16  379320.0
+    2024-06-20 14:59:00-04:00  103.17  103.19  103.10  103.15   84835.0
+    first read:  broker:1, broker pages: 1
+    second read: redis:1, broker pages: 0
+    SIMULATED prices
 """
 
 import marketdata as md

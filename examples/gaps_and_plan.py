@@ -1,4 +1,4 @@
-"""Ask what a read would cost, fill a month, and see that nothing is missing any more.
+"""Ask what a read would cost, fill five sessions, and see that nothing is missing any more.
 
 Shows     md.explain, md.gaps and md.coverage; none of them asks the broker anything
 Needs     marketdata with a broker to ask: keys for Alpaca, a network for Yahoo, or the sandbox
@@ -6,7 +6,12 @@ Run       MARKETDATA_BROKER=sandbox MARKETDATA_HOME=./try-marketdata \
           MARKETDATA_CLOCK=2024-06-20T15:00:30-04:00 python examples/gaps_and_plan.py
 Prints    (with that run line, the first time; the prices are SIMULATED)
 
-OUTPUT
+    before: 1 broker calls for at most 4,500 bars
+        never asked: 2024-06-13T08:00:00+00:00 .. 2024-06-20T19:00:00+00:00
+    read 1,890 bars of regular hours; the extended ones are stored as well
+    after: 0 broker calls for at most 0 bars
+        stored: 2024-06-13T00:00:00+00:00 .. 2024-06-20T19:00:00+00:00
+    SIMULATED prices
 """
 
 import marketdata as md

@@ -6,7 +6,16 @@ Run       MARKETDATA_BROKER=sandbox MARKETDATA_HOME=./try-marketdata \
           MARKETDATA_CLOCK=2024-06-20T15:00:30-04:00 python examples/many_symbols.py
 Prints    (with that run line; the prices are SIMULATED)
 
-OUTPUT
+    252 sessions x 6 symbols; left out: NOSUCH
+             year  volatility  with AAPL
+    symbol
+    AAPL    0.923       0.340      1.000
+    MSFT   -0.107       0.292     -0.078
+    NVDA    0.866       0.555      0.131
+    AMZN    1.053       0.355     -0.054
+    JPM    -0.165       0.241     -0.007
+    KO      0.159       0.160      0.070
+    SIMULATED prices
 """
 
 import warnings

@@ -6,7 +6,9 @@ Run       MARKETDATA_BROKER=sandbox MARKETDATA_HOME=./try-marketdata \
           MARKETDATA_CLOCK=2024-06-20T15:00:30-04:00 python examples/plot_a_day.py
 Prints    (with that run line; the prices are SIMULATED)
 
-OUTPUT
+    628 bars from 04:07 to 14:59 New York time
+    open AAPL-day.html in a browser; it needs no network
+    SIMULATED prices
 """
 
 import marketdata as md

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from marketdata.cli import main
 
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -72,3 +77,32 @@ class CommandLine:
         finally:
             process.kill()
         return Finished(process.returncode, out, err)
+
+
+class InProcess(CommandLine):
+    """The same without the second that a process costs; for what does not concern processes."""
+
+    def __init__(
+        self, like: CommandLine, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
+    ) -> None:
+        self.directory = like.directory
+        self.environment = like.environment
+        self._patch = patch
+        self._capture = capture
+
+    def __call__(self, *arguments: str, **variables: str) -> Finished:
+        """Run a command in this process, under its environment and no other."""
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        environment = {**self.environment, **variables}
+        with self._patch.context() as patch:
+            for name in set(os.environ) - set(environment):
+                patch.delenv(name)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.chdir(self.directory)
+            self._capture.readouterr()
+            code = main(list(arguments))
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        return Finished(code, *self._capture.readouterr())

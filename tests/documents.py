@@ -2,7 +2,7 @@
 
 A fenced ``python`` block runs in the namespace of the blocks before it in the same document,
 unless ``<!-- shown, not run -->`` stands on the line before it. A ``text`` block that follows is
-its output, to the letter.
+its output, line by line.
 """
 
 from __future__ import annotations

@@ -65,6 +65,11 @@ def block_span(
     held = [s for s in state.coverage if s.start < part.asked.end]
     if not held or start >= part.asked.start:
         return part.asked
+    # What was asked may lie in closed hours, with trading never fetched before it.
+    if calendar.trading_spans(
+        Span(held[-1].end, part.asked.end), planning.stored_hours(part.base)
+    ):
+        return part.asked
     return Span(min(part.asked.start, max(start, held[-1].start)), part.asked.end)
 
 

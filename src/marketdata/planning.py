@@ -261,16 +261,32 @@ def limit_start(
     return calendar.back(end, bars * sessions + extra, DAY, "daily")
 
 
-def wider_start(target: Timeframe, span: Span, found: int, wanted: int, max_lookback: int) -> int:
+def wider_start(
+    target: Timeframe,
+    span: Span,
+    found: int,
+    wanted: int,
+    session: Session,
+    max_lookback: int,
+    calendar: TradingCalendar,
+) -> int:
     """Return the next start for a series that held too few bars in `span`, bounded by
     `max_lookback` microseconds before its end.
 
-    The window grows with what is missing, at least fourfold, so that a sparse series costs a few
-    requests and not hundreds.
+    The window grows in trading time by a power of four, and to a session at least: a sparse series
+    costs a few requests and not hundreds, and series that are about as sparse share them.
     """
-    growth = 4.0 if not found else max(4.0, 1.5 * wanted / found)
-    length = int((span.end - span.start) * growth)
-    return min(span.start, span.end - min(length, max_lookback))
+    growth = 4
+    while found and found * growth < 1.5 * wanted:
+        growth *= 4
+    hours: Hours = session if target.intraday else "daily"
+    step, least = (MINUTE, DAY // MINUTE) if target.intraday else (DAY, 5)
+    if target.intraday:
+        held = calendar.trading_time(span, hours) // step
+    else:
+        held = len(calendar.trading_spans(span, hours))
+    start = calendar.back(span.end, max(held * growth, least), step, hours)
+    return min(span.start, max(start, span.end - max_lookback))
 
 
 def held(asked: Span, holes: Sequence[Span]) -> list[Span]:

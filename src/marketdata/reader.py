@@ -33,7 +33,6 @@ from marketdata.types import DAY, Bars, SeriesKey
 log = logging.getLogger("marketdata.reader")
 
 _MOST_ROUNDS: Final = 12
-_WIDENINGS: Final = 3
 
 States = Mapping[SeriesKey, SeriesState]
 
@@ -143,12 +142,10 @@ class Reader:
     def _through_store(self, call: _Call, symbols: Sequence[str]) -> None:
         """Fill gaps, read, and widen the window of series that hold too few bars."""
         spans = self.planned_spans(call.query, symbols, call.now_us)
-        for widening in range(_WIDENINGS + 1):
+        while spans:
             spans, states = self._fill(call, spans)
             self._from_store(call, spans, states)
-            spans = self._wider(call, spans, last=widening == _WIDENINGS)
-            if not spans:
-                return
+            spans = self._wider(call, spans)
 
     def planned_spans(
         self, query: BarsQuery, symbols: Sequence[str], now_us: int
@@ -160,7 +157,7 @@ class Reader:
         start = window.start
         if window.limit is not None:
             base = caps.bases[query.timeframe][0].base
-            end = min(window.end, planning.frontier(calendar, base, caps, now_us))
+            end = caching.newest_end(query, base, caps, calendar, now_us)
             back = planning.limit_start(query.timeframe, end, window.limit, query.session, calendar)
             start = back if start is None else max(start, back)
         assert start is not None, "a window has a start or a limit"
@@ -170,9 +167,9 @@ class Reader:
     def _earliest(self, query: BarsQuery) -> int:
         return max(self._broker.capabilities(query.feed).earliest, self._calendar().first)
 
-    def _wider(self, call: _Call, spans: Mapping[str, Span], last: bool) -> dict[str, Span]:
+    def _wider(self, call: _Call, spans: Mapping[str, Span]) -> dict[str, Span]:
         """Return wider spans for the series that came out short of the limit; mark the ones that
-        cannot be widened as truncated."""
+        cannot be widened as truncated. Each is at least four times as long: there are few."""
         query, window = call.query, call.query.window
         if window.limit is None:
             return {}
@@ -183,10 +180,16 @@ class Reader:
             if len(found.bars) >= window.limit or span.start == window.start:
                 continue
             start = planning.wider_start(
-                query.timeframe, span, len(found.bars), window.limit, query.max_lookback
+                query.timeframe,
+                span,
+                len(found.bars),
+                window.limit,
+                query.session,
+                query.max_lookback,
+                self._calendar(),
             )
             start = max(start, bound)
-            if start < span.start and not last:
+            if start < span.start:
                 wider[symbol] = Span(start, span.end)
             else:
                 found.truncated = True

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,19 +16,26 @@ import pandas as pd
 import psycopg
 import pytest
 
+from marketdata import embedded
 from marketdata.clock import FixedClock, parse_clock
 from marketdata.sandbox import Fault, Sandbox
 from marketdata.store import PostgresStore
-from tests.command_line import CommandLine
+from tests.command_line import CommandLine, InProcess
 
 NOW = "2024-03-13T15:00:30-04:00"
 NOWHERE = "postgresql://somebody:a-secret@127.0.0.1:1/x"
 
 
 @pytest.fixture
-def empty(tmp_path: Path, database_url: str, redis_db: str) -> CommandLine:
+def empty(
+    tmp_path: Path,
+    database_url: str,
+    redis_db: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> InProcess:
     """A command line on an empty database without a schema."""
-    return CommandLine(
+    line = CommandLine(
         tmp_path,
         database_url=database_url,
         redis_url=redis_db,
@@ -36,14 +43,23 @@ def empty(tmp_path: Path, database_url: str, redis_db: str) -> CommandLine:
         broker="sandbox",
         clock=NOW,
     )
+    return InProcess(line, monkeypatch, capsys)
 
 
 @pytest.fixture
-def marketdata(empty: CommandLine, database_url: str) -> CommandLine:
+def marketdata(empty: InProcess, database_url: str) -> InProcess:
     """A command line on a database that is ready."""
     with PostgresStore(database_url) as store:
         store.migrate()
     return empty
+
+
+@pytest.fixture
+def process(marketdata: InProcess) -> CommandLine:
+    """The same, each command a process of its own."""
+    line = CommandLine(marketdata.directory)
+    line.environment = marketdata.environment
+    return line
 
 
 @pytest.fixture
@@ -57,7 +73,7 @@ def vendor() -> Iterator[Sandbox]:
 # ---------------------------------------------------------------------------------- database
 
 
-def test_a_database_from_nothing(empty: CommandLine) -> None:
+def test_a_database_from_nothing(empty: InProcess) -> None:
     seen = empty("status", "--json")
     assert seen.code == 78
     assert "marketdata db init" in seen.summary["problems"][0]
@@ -91,19 +107,17 @@ def test_the_script_for_an_administrator_makes_the_schema(
 # -------------------------------------------------------------------------------------- bars
 
 
-def test_bars_are_the_same_as_json_as_csv_and_stored(
-    marketdata: CommandLine, vendor: Sandbox
-) -> None:
+def test_bars_are_the_same_as_json_as_csv_and_stored(process: CommandLine, vendor: Sandbox) -> None:
     more = {"MARKETDATA_ALPACA_URL": vendor.url, "MARKETDATA_ALPACA_TRADING_URL": vendor.url}
     asked = ("bars", "AAPL,MSFT", "KO", "-t", "1min", "-n", "40")
-    first = marketdata(*asked, "--json", **more)
+    first = process(*asked, "--json", **more)
     assert first.code == 0
     assert len(first.objects) == 3 * 40 + 1
     assert first.summary["provenance"]["simulated"] is True
     assert "SIMULATED" in first.err
     calls = len(vendor.requests)
     assert calls > 0
-    text = marketdata(*asked, "--csv", "-", **more)
+    text = process(*asked, "--csv", "-", **more)
     assert len(vendor.requests) == calls
     csv = pd.read_csv(io.StringIO(text.out), float_precision="round_trip")
     rows = pd.DataFrame(first.objects[:-1])
@@ -113,7 +127,7 @@ def test_bars_are_the_same_as_json_as_csv_and_stored(
     assert csv["symbol"].tolist() == rows["symbol"].tolist()
 
 
-def test_files(marketdata: CommandLine) -> None:
+def test_files(marketdata: InProcess) -> None:
     where = marketdata.directory
     done = marketdata(
         "bars", "AAPL", "-n", "30",
@@ -130,8 +144,8 @@ def test_files(marketdata: CommandLine) -> None:
     assert marketdata("bars", "AAPL", "--csv", "-", "--json").summary["exit_code"] == 2
 
 
-def test_a_table_is_plain_off_a_terminal(marketdata: CommandLine) -> None:
-    done = marketdata("bars", "AAPL", "-t", "1min", "-n", "25")
+def test_a_table_is_plain_off_a_terminal(process: CommandLine, marketdata: InProcess) -> None:
+    done = process("bars", "AAPL", "-t", "1min", "-n", "25")
     assert done.code == 0
     assert "\x1b" not in done.out + done.err
     lines = done.out.splitlines()
@@ -144,7 +158,7 @@ def test_a_table_is_plain_off_a_terminal(marketdata: CommandLine) -> None:
     assert set(matrix.objects[0]) == {"timestamp", "AAPL", "KO"}
 
 
-def test_gaps_and_plans_before_and_after_a_read(marketdata: CommandLine) -> None:
+def test_gaps_and_plans_before_and_after_a_read(marketdata: InProcess) -> None:
     window = ("KO", "-t", "1min", "--period", "2d")
     plan = marketdata("explain", *window, "--json")
     assert (plan.code, plan.summary["calls"]) == (0, 1)
@@ -162,8 +176,8 @@ def test_gaps_and_plans_before_and_after_a_read(marketdata: CommandLine) -> None
     assert held.summary["filled_from"] == "sandbox/sip"
 
 
-def test_symbols_left_out_are_listed(marketdata: CommandLine) -> None:
-    done = marketdata("bars", "KO", "NOPEX", "-n", "2", "--missing", "skip", "--json")
+def test_symbols_left_out_are_listed(process: CommandLine) -> None:
+    done = process("bars", "KO", "NOPEX", "-n", "2", "--missing", "skip", "--json")
     assert (done.code, done.summary["provenance"]["missing"]) == (3, "NOPEX")
     warnings = [line for line in done.err.splitlines() if line.startswith("warning:")]
     assert warnings == ["warning: left out unknown symbols: NOPEX"]
@@ -192,7 +206,7 @@ def test_symbols_left_out_are_listed(marketdata: CommandLine) -> None:
     ],
 )
 def test_errors_are_one_line_with_the_cure(
-    marketdata: CommandLine, arguments: str, code: int, said: str
+    marketdata: InProcess, arguments: str, code: int, said: str
 ) -> None:
     done = marketdata(*arguments.split())
     assert done.code == code
@@ -203,7 +217,7 @@ def test_errors_are_one_line_with_the_cure(
     assert "a-secret" not in done.err
 
 
-def test_a_misspelt_variable_is_refused_with_the_nearest_name(marketdata: CommandLine) -> None:
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(marketdata: InProcess) -> None:
     done = marketdata("bars", "KO", "--json", MARKETDATA_BROKR="yahoo")
     assert done.code == 78
     assert "MARKETDATA_BROKER" in done.err
@@ -211,18 +225,18 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(marketdata: Comman
     assert done.summary["exit_code"] == 78
 
 
-def test_debug_shows_the_traceback(marketdata: CommandLine) -> None:
-    assert "Traceback" in marketdata("bars", "APPL", "--debug").err
-    assert "Traceback" in marketdata("bars", "APPL", MARKETDATA_LOG="debug").err
+def test_debug_shows_the_traceback(process: CommandLine) -> None:
+    assert "Traceback" in process("bars", "APPL", "--debug").err
+    assert "Traceback" in process("bars", "APPL", MARKETDATA_LOG="debug").err
 
 
-def test_without_redis_bars_are_printed_all_the_same(marketdata: CommandLine) -> None:
+def test_without_redis_bars_are_printed_all_the_same(marketdata: InProcess) -> None:
     done = marketdata("bars", "KO", "-n", "3", "--json", "--redis-url", "redis://127.0.0.1:1")
     assert (done.code, done.summary["rows"]) == (0, 3)
     assert "reads go on without it" in done.err
 
 
-def test_a_broker_that_is_down(marketdata: CommandLine, vendor: Sandbox) -> None:
+def test_a_broker_that_is_down(marketdata: InProcess, vendor: Sandbox) -> None:
     vendor.faults.add(Fault("status", "/v2/stocks/bars", status=401, times=None))
     refused = marketdata("bars", "KO", MARKETDATA_ALPACA_URL=vendor.url)
     assert refused.code == 78
@@ -231,33 +245,33 @@ def test_a_broker_that_is_down(marketdata: CommandLine, vendor: Sandbox) -> None
     assert gone.code == 69
 
 
-def test_ctrl_c_in_the_middle(marketdata: CommandLine, vendor: Sandbox) -> None:
+def test_ctrl_c_in_the_middle(process: CommandLine, vendor: Sandbox) -> None:
     vendor.faults.add(Fault("stall", "/v2/stocks/bars", times=None))
-    process = marketdata.start("bars", "KO", MARKETDATA_ALPACA_URL=vendor.url)
+    running = process.start("bars", "KO", MARKETDATA_ALPACA_URL=vendor.url)
     _until(lambda: vendor.requests.count("/v2/stocks/bars") > 0)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == 130
     assert time.monotonic() - began < 10
     assert (out, err) == ("", "interrupted\n")
 
 
-def test_a_reader_that_has_had_enough(marketdata: CommandLine) -> None:
-    process = marketdata.start("bars", "AAPL", "-t", "1min", "--period", "5d", "--json")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert json.loads(process.stdout.readline())["symbol"] == "AAPL"
-    process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=20) == 0
+def test_a_reader_that_has_had_enough(process: CommandLine) -> None:
+    running = process.start("bars", "AAPL", "-t", "1min", "--period", "5d", "--json")
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert json.loads(running.stdout.readline())["symbol"] == "AAPL"
+    running.stdout.close()
+    assert "Traceback" not in running.stderr.read()
+    running.stderr.close()
+    assert running.wait(timeout=20) == 0
 
 
 # ------------------------------------------------------------------ doctor, config, servers
 
 
-def test_doctor_on_a_healthy_stack(marketdata: CommandLine, vendor: Sandbox) -> None:
+def test_doctor_on_a_healthy_stack(marketdata: InProcess, vendor: Sandbox) -> None:
     done = marketdata("doctor", "--json", MARKETDATA_ALPACA_URL=vendor.url)
     found = {o["check"]: o for o in done.objects[:-1]}
     assert done.code == 0
@@ -269,7 +283,7 @@ def test_doctor_on_a_healthy_stack(marketdata: CommandLine, vendor: Sandbox) -> 
 
 
 def test_doctor_learns_that_recent_data_is_not_given(
-    marketdata: CommandLine,
+    marketdata: InProcess,
 ) -> None:
     with Sandbox(clock=parse_clock(NOW), entitled_sip=False) as free:
         done = marketdata("doctor", "--json", MARKETDATA_ALPACA_URL=free.url)
@@ -278,7 +292,7 @@ def test_doctor_learns_that_recent_data_is_not_given(
     assert "16 minutes late" in found["keys"]["found"]
 
 
-def test_doctor_goes_on_after_a_failure(marketdata: CommandLine) -> None:
+def test_doctor_goes_on_after_a_failure(marketdata: InProcess) -> None:
     done = marketdata("doctor", "--json", "--database-url", NOWHERE)
     found = {o["check"]: o for o in done.objects[:-1]}
     assert done.code == 69
@@ -306,7 +320,24 @@ def test_doctor_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_config_masks_secrets_and_names_sources(marketdata: CommandLine) -> None:
+def test_an_embedded_database_nobody_has_read_from_is_well(
+    tmp_path: Path, new_home: Callable[..., Path]
+) -> None:
+    home = new_home()
+    command = CommandLine(tmp_path, home=str(home), broker="none")
+    with embedded.acquire(home):
+        checked = command("doctor", "--json")
+        seen = command("status", "--json")
+        assert command("down", "--json").summary["stopped"] == ["redis", "postgres"]
+    found = {o["check"]: o for o in checked.objects[:-1]}
+    assert (checked.code, seen.code) == (0, 0)
+    assert "first use" in found["schema"]["found"]
+    assert found["Redis"]["state"] == "ok"
+    assert str(os.getpid()) in seen.summary["embedded"]
+    assert "nothing yet" in seen.summary["stored"]
+
+
+def test_config_masks_secrets_and_names_sources(marketdata: InProcess) -> None:
     keys = {"APCA_API_KEY_ID": "PK-OPEN", "APCA_API_SECRET_KEY": "a-secret"}
     done = marketdata("config", "--json", "--database-url", NOWHERE, **keys)
     rows = {o["name"]: o for o in done.objects[:-1]}
@@ -348,7 +379,7 @@ def test_sandbox_on_a_port_that_is_taken(tmp_path: Path, vendor: Sandbox) -> Non
     assert "--port" in done.err
 
 
-def test_a_user_without_rights_is_named(marketdata: CommandLine, database_url: str) -> None:
+def test_a_user_without_rights_is_named(marketdata: InProcess, database_url: str) -> None:
     name = f"reader_{os.getpid()}"
     parts = urlsplit(database_url)
     theirs = urlunsplit(parts._replace(netloc=f"{name}:x@{parts.netloc.rpartition('@')[2]}"))
@@ -364,8 +395,8 @@ def test_a_user_without_rights_is_named(marketdata: CommandLine, database_url: s
     assert "marketdata_writer" in rights["fix"]
 
 
-def _until(condition: object, seconds: float = 30) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,6 +20,7 @@ import typer
 from marketdata.cli import app as cli
 from marketdata.cli import main
 from marketdata.cli.bars import bars_table, heading, provenance_line, records
+from marketdata.cli.checks import Check
 from marketdata.cli.demo import _Show
 from marketdata.cli.doctor import isolated
 from marketdata.cli.output import Output, dumps, make_console, size
@@ -28,8 +30,10 @@ from marketdata.errors import ConfigurationError, StoreUnavailableError
 
 def _frame(symbols: list[str], prices: list[float]) -> pd.DataFrame:
     stamps = pd.date_range("2024-03-08 14:30", periods=len(prices), freq="min", tz="UTC")
-    index = pd.MultiIndex.from_arrays([symbols, stamps.as_unit("us")], names=["symbol", "timestamp"])
-    columns = {name: prices for name in ("open", "high", "low", "close")}
+    index = pd.MultiIndex.from_arrays(
+        [symbols, stamps.as_unit("us")], names=["symbol", "timestamp"]
+    )
+    columns = dict.fromkeys(("open", "high", "low", "close"), prices)
     counts = {"volume": 1234.0, "vwap": 1 / 3, "trade_count": float("nan")}
     return pd.DataFrame(columns | counts, index=index)
 
@@ -90,8 +94,7 @@ def test_size(count: float, text: str) -> None:
 def test_help_loads_no_drivers() -> None:
     heavy = "pandas numpy sqlalchemy psycopg redis alpaca yfinance pydantic starlette plotly"
     program = (
-        "import sys, marketdata.cli.app; "
-        f"print(*sorted(set(sys.modules) & set({heavy.split()!r})))"
+        f"import sys, marketdata.cli.app; print(*sorted(set(sys.modules) & set({heavy.split()!r})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True,
@@ -103,7 +106,18 @@ def test_help_loads_no_drivers() -> None:
 def test_no_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     shown = capsys.readouterr().out
-    for name in "demo down sandbox bars status gaps explain db doctor config".split():
+    for name in [
+        "demo",
+        "down",
+        "sandbox",
+        "bars",
+        "status",
+        "gaps",
+        "explain",
+        "db",
+        "doctor",
+        "config",
+    ]:
         assert f" {name} " in shown
 
 
@@ -166,9 +180,9 @@ def test_other_commands_do_not_load_it(plugin: ModuleType) -> None:
 
 
 def test_a_check_that_fails_is_a_finding() -> None:
-    def check(error: Exception) -> Any:
+    def check(error: Exception) -> Iterator[Check]:
+        yield from ()
         raise error
-        yield
 
     (known,) = isolated("a", lambda: check(StoreUnavailableError("gone", cure="start it")))
     assert (known.state, known.found, known.fix, known.code) == ("failed", "gone", "start it", 69)

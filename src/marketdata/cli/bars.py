@@ -87,7 +87,10 @@ def bars(
         typer.Option(help="Write an HTML page of candles.", rich_help_panel=_OUTPUTS),
     ] = None,
 ) -> int:
-    """Print bars, fetching what is not stored: [b]marketdata bars AAPL MSFT -t 1min -n 100[/b]"""
+    """Print bars; what is not stored yet is fetched and kept.
+
+    For example: marketdata bars AAPL MSFT -t 1min -n 100
+    """
     from marketdata.client import Client
 
     if str(csv) == "-" and out.as_json:

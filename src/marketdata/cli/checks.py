@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from marketdata.cli.database import awaits_first_use
 from marketdata.cli.exits import CONFIGURATION, UNAVAILABLE
 from marketdata.cli.output import size
 
@@ -111,6 +112,9 @@ class _Examined:
                 lease.release()
 
     def _schema(self, store: PostgresStore) -> Iterator[Check]:
+        if awaits_first_use(self.settings, store):
+            yield Check("schema", OK, "none yet: made with the first use")
+            return
         store.check_schema()
         self._recorded = store.recorded()
         self._store_seen = True

@@ -44,6 +44,13 @@ def open_store(settings: Settings) -> Iterator[PostgresStore]:
             lease.release()
 
 
+def awaits_first_use(settings: Settings, store: PostgresStore) -> bool:
+    """Whether this is an embedded database nobody has read from yet: the first read prepares it."""
+    from marketdata.store.migrations import Migrator
+
+    return settings.database_url is None and not Migrator(store.database).applied()
+
+
 def init(
     out: Output,
     settings: Settings,
@@ -51,7 +58,7 @@ def init(
         bool, typer.Option("--sql", help="Print the script for an administrator; change nothing.")
     ] = False,
 ) -> int:
-    """Bring the schema up to this release: made where it is missing, never torn down."""
+    """Make the schema, or bring it up to this release."""
     if sql:
         from marketdata.store.migrations import migration_sql
 
@@ -72,7 +79,7 @@ def init(
 
 
 def status(out: Output, settings: Settings) -> int:
-    """Print which migrations this release has and which the database has applied."""
+    """Print which migrations the database has."""
     from marketdata.store.migrations import Migrator, load_migrations
 
     with open_store(settings) as store:

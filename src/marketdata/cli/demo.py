@@ -20,6 +20,7 @@ from marketdata.cli.bars import bars_table, heading
 from marketdata.cli.exits import DONE, UNEXPECTED
 from marketdata.cli.options import command
 from marketdata.cli.output import Output, make_table, send_logs_to_stderr
+from marketdata.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave the demo's database for a look; name it.")
     ] = False,
 ) -> int:
-    """See the three tiers at work: offline, in seconds, on servers of its own."""
+    """See it work: offline, in seconds, touching nothing."""
     from marketdata.cli.demo_stage import open_stage, write_script
 
     began = time.monotonic()
@@ -74,7 +75,7 @@ def demo(
     return out.done(
         UNEXPECTED if show.broken else DONE,
         simulated=not stage.script.files,
-        page=str(page.absolute()),
+        page=show.written,
         home=str(stage.home) if keep else None,
         broken=show.broken,
         seconds=round(time.monotonic() - began, 3),
@@ -111,6 +112,7 @@ class _Show:
         self.out = out
         self.stage = stage
         self.broken: list[str] = []
+        self.written: Path | None = None
         self._reference: pd.DataFrame | None = None
         self._first: Reading
 
@@ -201,9 +203,15 @@ class _Show:
         title = f"{script.symbols[0]} {script.base} bars"
         if script.files:
             title += f", replayed from {script.files[0].name}"
-        plot(frame, path=path, title=title)
         self._head("4", "Candles")
-        self.out.line(f"   {path.absolute()}")
+        try:
+            plot(frame, path=path, title=title)
+        except (MissingDependencyError, OSError) as error:
+            # Everything else was shown: a missing extra or a read-only folder is no failure.
+            self.out.line(f"   no page: {error}", "yellow")
+        else:
+            self.written = path.absolute()
+            self.out.line(f"   {self.written}")
 
     def closing(self, seconds: float, keep: bool) -> None:
         """Say how it went and where to go from here."""

@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(out: Output, given: dict[str, Any]) -> int:
-    """Check servers, keys, clock, calendar and disk; say what to do about what is not well."""
+    """Check servers, keys, clock and disk; name the fixes.
+
+    Starts no server and changes nothing.
+    """
     found = []
     for check in _checks(given):
         found.append(check)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from marketdata.cli.database import open_store
+from marketdata.cli.database import awaits_first_use, open_store
 from marketdata.cli.exits import CONFIGURATION, DONE, INCOMPLETE
 from marketdata.cli.options import (
     ALL,
@@ -39,6 +39,8 @@ def register(app: typer.Typer) -> None:
 
 # ------------------------------------------------------------------------------------- status
 
+_NOTHING: Final = "nothing yet: the first read makes everything, such as marketdata bars AAPL"
+
 
 @dataclass
 class _Report:
@@ -51,7 +53,7 @@ class _Report:
 
 
 def status(out: Output, settings: Settings) -> int:
-    """Print what the database holds, and what is not well first."""
+    """Print what the database holds; first, what is not well."""
     report = _Report()
     _look_at_servers(report, settings)
     if report.facts.get("embedded") != "never started":
@@ -84,12 +86,10 @@ def _look_at_servers(report: _Report, settings: Settings) -> None:
     report.facts["home"] = str(found.home)
     if found.sockets is None:
         report.facts["embedded"] = "never started"
-        report.facts["stored"] = (
-            "nothing yet: the first read makes everything, marketdata bars AAPL"
-        )
+        report.facts["stored"] = _NOTHING
         return
     running = [s.name for s in found.servers if s.running]
-    users = f", {len(found.users)} processes use them" if found.users else ""
+    users = f", in use by pid {' '.join(map(str, found.users))}" if found.users else ""
     report.facts["embedded"] = f"{' and '.join(running)} running{users}" if running else "stopped"
 
 
@@ -98,6 +98,9 @@ def _look_at_store(report: _Report, settings: Settings) -> None:
 
     with open_store(settings) as store:
         report.facts["database"] = store.database.address
+        if awaits_first_use(settings, store):
+            report.facts["stored"] = _NOTHING
+            return
         try:
             store.check_schema()
         except SchemaError as error:
@@ -182,7 +185,10 @@ def gaps(
     period: Period = None,
     feed: Feed = None,
 ) -> int:
-    """Print what was never asked of the broker, in trading time; exit 3 if there is anything."""
+    """Print what was never asked of the broker.
+
+    In trading time; exit code 3 if there is anything.
+    """
     from marketdata.client import Client
 
     names = symbols_of(symbols)
@@ -219,7 +225,7 @@ def explain(
     session: SessionOption = "regular",
     feed: Feed = None,
 ) -> int:
-    """Print what a read would do: which spans from which tier, at what cost. Fetches nothing."""
+    """Print what a read would do and cost; fetch nothing."""
     from marketdata.client import Client
 
     with Client(settings) as client:

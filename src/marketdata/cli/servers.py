@@ -44,7 +44,10 @@ def sandbox(
         bool, typer.Option("--free-plan", help="Refuse the last 15 minutes of SIP data.")
     ] = False,
 ) -> int:
-    """Serve a SIMULATED market that speaks as Alpaca and Yahoo do, until Ctrl-C."""
+    """Serve a SIMULATED market to develop against.
+
+    It speaks as Alpaca and Yahoo do, until Ctrl-C.
+    """
     from marketdata.clock import parse_clock
     from marketdata.sandbox import Sandbox
 
@@ -88,7 +91,7 @@ def _announce(out: Output, server: Sandbox, clock: str, data: list[Path]) -> Non
 
 
 def down(out: Output, settings: Settings) -> int:
-    """End the embedded servers of this home, whoever uses them. Data stays."""
+    """End the embedded servers; their data stays."""
     from marketdata import embedded
 
     stopped = embedded.down(settings.home)

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def config(out: Output, settings: Settings) -> int:
-    """Print each setting, its value (secrets masked) and its source."""
+    """Print each setting, its value and its source."""
     table = make_table("setting", "value", "source")
     table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"
     known = settings.describe()

@@ -184,7 +184,13 @@ class Database:
                 self._engine.dispose()
                 self._engine = None
 
-    def run[T](self, work: Callable[[Connection], T], *, snapshot: bool = False) -> T:
+    def run[T](
+        self,
+        work: Callable[[Connection], T],
+        *,
+        snapshot: bool | str = False,
+        patient: bool = True,
+    ) -> T:
         """Run `work` in one transaction and commit it; return what it returns.
 
         `work` must be idempotent: it runs again after a deadlock or a serialisation failure
@@ -195,8 +201,11 @@ class Database:
         ----------
         work : callable
             Gets the SQLAlchemy connection; `driver` gives psycopg's for COPY.
-        snapshot : bool
-            Read only, every statement seeing the same data.
+        snapshot : bool or str
+            Read only, every statement seeing the same data; a string joins the snapshot that
+            another transaction has exported.
+        patient : bool
+            Whether to wait for a free connection; else none free is an error at once.
 
         Raises
         ------
@@ -208,7 +217,7 @@ class Database:
         while True:
             opened = False
             try:
-                with self._transaction(snapshot) as connection:
+                with self._transaction(snapshot, patient) as connection:
                     opened = True
                     return work(connection)
             except FOREIGN as error:
@@ -222,9 +231,9 @@ class Database:
                     raise translate(error, self.address) from error
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
+    def _slot(self, patient: bool) -> Iterator[None]:
         slots = self._slots
-        if not slots.acquire(timeout=self._pool_timeout):
+        if not slots.acquire(timeout=self._pool_timeout if patient else 0):
             raise sqlalchemy.exc.TimeoutError(f"{self._pool_size} connections in use")
         try:
             yield
@@ -232,14 +241,20 @@ class Database:
             slots.release()
 
     @contextmanager
-    def _transaction(self, snapshot: bool) -> Iterator[Connection]:
-        with self._slot(), self.engine.connect() as connection:
+    def _transaction(self, snapshot: bool | str, patient: bool) -> Iterator[Connection]:
+        opening = self._settings
+        if snapshot:
+            opening = _SNAPSHOT + opening
+        if isinstance(snapshot, str):
+            joining = sql.SQL("SET TRANSACTION SNAPSHOT {};").format(sql.Literal(snapshot))
+            opening = _SNAPSHOT + joining + self._settings
+        with self._slot(patient), self.engine.connect() as connection:
             raw = driver(connection)
             with connection.begin():
                 try:
                     # Not SQLAlchemy's options: undone, they make the connection's next
                     # transactions READ WRITE, whatever default_transaction_read_only says.
-                    raw.execute(_SNAPSHOT + self._settings if snapshot else self._settings)
+                    raw.execute(opening)
                     yield connection
                 except BaseException:
                     if raw.closed:

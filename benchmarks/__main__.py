@@ -1,0 +1,67 @@
+"""``make bench``: every benchmark on real servers, each figure beside its anchor of the same run.
+
+Uses embedded servers in a directory of its own, or those that ``--database-url`` and
+``--redis-url`` name (a database that may be filled, a Redis database that is flushed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import bench_alpaca_parse, bench_cache, bench_reads, bench_store
+from benchmarks.timing import Row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--database-url")
+    parser.add_argument("--redis-url")
+    parser.add_argument("--bars", type=int, default=200_000, help="bars of the store benchmarks")
+    chosen = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if chosen.database_url and chosen.redis_url:
+        rows = run(chosen.database_url, chosen.redis_url, chosen.bars)
+    else:
+        rows = on_embedded_servers(chosen.bars)
+    missed = [row for row in rows if not row.reached]
+    print(f"\n{len(rows)} figures, {len(missed)} missed")
+    return 0
+
+
+def on_embedded_servers(bars: int) -> list[Row]:
+    from marketdata import embedded
+
+    directory = Path(tempfile.mkdtemp(prefix="marketdata-bench-"))
+    directory.chmod(0o711)
+    try:
+        with embedded.acquire(directory / "home") as lease:
+            return run(lease.servers.database_url, lease.servers.redis_url, bars)
+    finally:
+        embedded.erase(directory / "home")
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run(database_url: str, redis_url: str, bars: int) -> list[Row]:
+    """Run all, printing each part as it is done; the smaller sizes show how the cost grows."""
+    parts = {
+        "Reads through all tiers": lambda: bench_reads.run(database_url, redis_url),
+        "Redis cache": lambda: bench_cache.run(redis_url),
+        "Broker answers": bench_alpaca_parse.rows,
+        "PostgreSQL store": lambda: bench_store.rows(database_url, bars),
+    }
+    rows: list[Row] = []
+    for title, part in parts.items():
+        print(f"\n{title}", flush=True)
+        for row in part():
+            print(f"  {row}", flush=True)
+            rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
