@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,6 +26,7 @@ from marketdata import fetching
 from marketdata.client import Client, connect
 from marketdata.errors import MarketDataError
 from marketdata.wiring import Runtime
+from tests.stack import Stack
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -126,6 +127,19 @@ def gathered_client(settings: Mapping[str, Any]) -> Iterator[tuple[Client, Gathe
         yield client, Gathering(client._lazy.get())
 
 
+def long_listed(stack: Stack, count: int) -> list[str]:
+    """Return symbols of the generated market that are old enough for any test, liquid and
+    sparse ones."""
+    names = (f"S{n:05}" for n in range(1, 10_001))
+    first_day = stack.sandbox.source.first_day
+    return list(islice((n for n in names if first_day(n).year < 2023), count))
+
+
+def block_names(server: Any) -> list[bytes]:
+    """Return the keys of all blocks in a Redis, floors left out."""
+    return [name for name in server.scan_iter() if not name.endswith(b":floor")]
+
+
 def until(condition: Any, seconds: float = 60.0) -> None:
     """Wait until `condition()` holds."""
     deadline = time.monotonic() + seconds
@@ -136,30 +150,34 @@ def until(condition: Any, seconds: float = 60.0) -> None:
 
 def _member(pipe: Connection) -> None:
     """The life of one process of the crew."""
-    while True:
-        task = pipe.recv()
-        if task is None:
-            return
+    while (task := pipe.recv()) is not None:
         settings, questions, lease = task
         fetching.LEASE = lease  # type: ignore[misc]
         try:
             with gathered_client(settings) as (client, gathering):
-                done = threading.Event()
-
-                def report(gathering: Gathering = gathering, done: threading.Event = done) -> None:
-                    until(lambda: gathering.complete(len(questions)) or done.is_set())
-                    pipe.send("gathered" if not done.is_set() else "over")
-
-                watcher = threading.Thread(target=report)
-                watcher.start()
-                try:
-                    answers = ask_together(client, questions)
-                finally:
-                    done.set()
-                    watcher.join()
+                answers = _answer(pipe, client, gathering, questions)
             pipe.send(answers)
         except BaseException as error:
             pipe.send(repr(error))
+
+
+def _answer(
+    pipe: Connection, client: Client, gathering: Gathering, questions: list[dict[str, Any]]
+) -> list[Outcome]:
+    """Ask all at once; say "gathered" when one leads and all others wait, and return the answers."""
+    done = threading.Event()
+
+    def report() -> None:
+        until(lambda: gathering.complete(len(questions)) or done.is_set())
+        pipe.send("gathered" if not done.is_set() else "over")
+
+    watcher = threading.Thread(target=report)
+    watcher.start()
+    try:
+        return ask_together(client, questions)
+    finally:
+        done.set()
+        watcher.join()
 
 
 class Member:
@@ -215,7 +233,3 @@ def crew(size: int) -> Iterator[list[Member]]:
     finally:
         for member in members:
             member.close()
-
-
-def pid() -> int:
-    return os.getpid()

@@ -10,6 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -22,8 +23,10 @@ from marketdata.ranges import Window
 from marketdata.reader import Answer, Reader, SeriesAnswer
 from marketdata.spans import Span
 from marketdata.splits import Splits
-from marketdata.types import Bars, Split, Timeframe
-from marketdata.warning_types import SplitInRangeWarning
+from marketdata.types import DAY, Bars, Split, Timeframe
+from marketdata.warning_types import LIBRARY, SplitInRangeWarning
+
+_WORTH_ASKING: Final = 28 * DAY
 
 
 class Adjuster:
@@ -82,11 +85,18 @@ class Adjuster:
                 adjusted, Timeframe.DAY_1, query.timeframe, calendar, query.session
             )
 
-    def warn_of_splits(self, query: BarsQuery, answer: Answer) -> None:
-        """Warn once a symbol that raw prices jump at a known split inside the answer."""
+    def warn_of_splits(self, query: BarsQuery, answer: Answer, deadline: Deadline) -> None:
+        """Warn once a symbol that raw prices jump at a known split inside the answer.
+
+        A long stretch that was just fetched is worth one more request: who reads years of raw
+        prices for the first time is the one who needs the warning.
+        """
         filled = _filled(answer)
         if not filled:
             return
+        start = min(int(a.bars.timestamp[0]) for a in filled.values())
+        if answer.trace.fetched and answer.trace.longest >= _WORTH_ASKING:
+            self._splits.look_up(query.provider, list(filled), start, deadline)
         for symbol, splits in self._splits.known(query.provider, list(filled)).items():
             if not splits or symbol in self._warned:
                 continue
@@ -106,7 +116,7 @@ class Adjuster:
             f"raw prices of {symbol} jump at its split {days}; for comparable prices pass "
             'adjustment="split"',
             SplitInRangeWarning,
-            stacklevel=4,
+            skip_file_prefixes=LIBRARY,
         )
 
 

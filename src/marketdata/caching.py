@@ -55,6 +55,33 @@ def bars_in_block(
     return bars if whole and window.start is not None else None
 
 
+class Selections:
+    """What `bars_in_block` answered last for a series: a strategy asks the same thing again and
+    again until the next bar. Answers are read-only and shared."""
+
+    most: Final = 256
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[CachedBlock, Bars]] = {}
+
+    def bars(
+        self, query: BarsQuery, block: CachedBlock, end: int, calendar: TradingCalendar
+    ) -> Bars | None:
+        """Return `bars_in_block`, remembered while the block is the same object."""
+        window = query.window
+        asked = (query.symbols, query.timeframe, query.session, window.start, end, window.limit)
+        known = self._known.get(asked)
+        if known is not None and known[0] is block:
+            return known[1]
+        bars = bars_in_block(query, block, end, calendar)
+        if bars is not None and len(query.symbols) == 1:
+            bars = bars.frozen()
+            if len(self._known) >= self.most:
+                self._known.clear()
+            self._known[asked] = (block, bars)
+        return bars
+
+
 def block_span(
     query: BarsQuery, part: Segment, state: SeriesState, calendar: TradingCalendar
 ) -> Span:
@@ -66,9 +93,7 @@ def block_span(
     if not held or start >= part.asked.start:
         return part.asked
     # What was asked may lie in closed hours, with trading never fetched before it.
-    if calendar.trading_spans(
-        Span(held[-1].end, part.asked.end), planning.stored_hours(part.base)
-    ):
+    if calendar.trading_spans(Span(held[-1].end, part.asked.end), planning.stored_hours(part.base)):
         return part.asked
     return Span(min(part.asked.start, max(start, held[-1].start)), part.asked.end)
 

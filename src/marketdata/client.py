@@ -27,9 +27,9 @@ from marketdata.errors import (
     UnsupportedRequestError,
 )
 from marketdata.forming import forming_bar
+from marketdata.origin import print_provenance, provenance_of
 from marketdata.progress import progress
-from marketdata.provenance import print_provenance, provenance_of
-from marketdata.queries import BarsQuery, owned
+from marketdata.queries import BarsQuery
 from marketdata.ranges import Moment, Window, resolve_window
 from marketdata.reader import Answer
 from marketdata.spans import Span
@@ -42,7 +42,7 @@ from marketdata.types import (
     Session,
     Timeframe,
 )
-from marketdata.warning_types import MissingSymbolsWarning
+from marketdata.warning_types import LIBRARY, MissingSymbolsWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,7 +187,7 @@ class Client:
         forming = self._append_forming(request, answer, deadline) if include_forming else False
         action_version = "0"
         if request.adjustment == "raw":
-            runtime.adjuster.warn_of_splits(request.query, answer)
+            runtime.adjuster.warn_of_splits(request.query, answer, deadline)
         else:
             action_version = runtime.adjuster.adjust(request.query, answer, deadline)
         frame = self._shape(request, answer, field, zone)
@@ -250,7 +250,7 @@ class Client:
             warnings.warn(
                 f"left out unknown symbols: {', '.join(answer.unknown)}",
                 MissingSymbolsWarning,
-                stacklevel=3,
+                skip_file_prefixes=LIBRARY,
             )
         return answer
 
@@ -297,7 +297,7 @@ class Client:
         if not request.single:
             return frames.multi_frame(series, zone)
         bars = series.get(request.query.symbols[0])
-        return frames.single_frame(owned(bars) if bars is not None else Bars.empty(), zone)
+        return frames.single_frame(Bars.empty() if bars is None else bars, zone)
 
     def _dated(self, bars: Bars) -> Bars:
         """Return daily bars labelled by their session's date at 00:00 of no zone."""

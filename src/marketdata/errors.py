@@ -210,6 +210,11 @@ class StoreUnavailableError(StoreError):
 class StoreReadOnlyError(StoreError):
     """PostgreSQL does not take writes (disk full, read-only, missing rights)."""
 
+    default_cure = (
+        "what is stored can be read, a gap needs a user and a server that take writes; "
+        "run: marketdata doctor"
+    )
+
 
 class SchemaError(StoreError):
     """The database schema is missing, newer than this release, or was changed by hand."""

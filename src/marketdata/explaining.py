@@ -84,7 +84,9 @@ def explain(runtime: Runtime, query: BarsQuery, now_us: int) -> Plan:
         expected = planning.expected_bars(fetch.span, fetch.base, calendar) * len(fetch.keys)
         bars += expected
         calls += max(1, -(-expected // caps.page_rows))
-    return Plan(tuple(planned), calls, bars, calls * _SECONDS_A_CALL)
+    # Covered closed hours hold no bars: nobody wants to see them.
+    shown = tuple(s for s in planned if s.bars)
+    return Plan(shown, calls, bars, calls * _SECONDS_A_CALL)
 
 
 def _planned(

@@ -51,8 +51,9 @@ from marketdata.types import Bars, SeriesKey
 
 log = logging.getLogger("marketdata.fetching")
 
-LEASE: Final = 30.0
-"""Seconds a flight's lease lasts; renewed three times as often while its walk lives."""
+LEASE: Final = 10.0
+"""Seconds a flight's lease lasts; renewed three times as often while its walk lives. Others wait
+this long for a process that was killed."""
 _POLL_FIRST: Final = 0.02
 _POLL_MOST: Final = 0.25
 
@@ -70,6 +71,8 @@ class FetchTrace:
     unverified: set[str] = field(default_factory=set)
     waited: int = 0
     fetched: set[SeriesKey] = field(default_factory=set)
+    longest: int = 0
+    """Length of the longest span fetched, microseconds."""
 
 
 Progress = Callable[[FetchTrace], None]
@@ -204,6 +207,7 @@ class Fetcher:
         except BrokerTimeoutError as error:
             raise _say_what_was_kept(error, fetch, pages, kept) from error
         trace.fetched.update(states)
+        trace.longest = max(trace.longest, fetch.span.end - fetch.span.start)
 
     # ------------------------------------------------------------------------------- waiting
 

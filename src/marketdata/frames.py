@@ -54,10 +54,34 @@ def time_index(timestamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
 
 
 def single_frame(bars: Bars, tz: str | None) -> pd.DataFrame:
-    """Return one symbol's bars with a DatetimeIndex; takes over the bars' memory."""
-    return pd.DataFrame(
-        bars.values.T, index=time_index(bars.timestamp, tz), columns=_COLUMN_INDEX, copy=False
-    )
+    """Return one symbol's bars with a DatetimeIndex; takes over the bars' memory where it is
+    their own, else copies it."""
+    values, stamps = bars.values, bars.timestamp
+    if values.base is not None or not values.flags.writeable:
+        values = np.array(values, order="C")
+    if stamps.flags.writeable:
+        index = time_index(stamps if stamps.base is None else stamps.copy(), tz)
+    else:
+        index = _shared_index(stamps, tz)
+    return pd.DataFrame(values.T, index=index, columns=_COLUMN_INDEX, copy=False)
+
+
+_indices: dict[tuple[int, str | None], tuple[Int64s, pd.DatetimeIndex]] = {}
+_INDICES_KEPT: Final = 256
+
+
+def _shared_index(stamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
+    """Return the index of read-only timestamps, made once: its values cannot be changed, so
+    frames of the same bars share them, each under a view that may be renamed."""
+    at = (id(stamps), tz)
+    known = _indices.get(at)
+    if known is not None and known[0] is stamps:
+        return known[1].view()
+    index = time_index(stamps.copy(), tz)
+    if len(_indices) >= _INDICES_KEPT:
+        _indices.clear()
+    _indices[at] = (stamps, index)
+    return index.view()
 
 
 def multi_frame(bars: Mapping[str, Bars], tz: str | None) -> pd.DataFrame:
@@ -88,13 +112,18 @@ def field_matrix(
 ) -> pd.DataFrame:
     """Return one field as a matrix timestamp x symbol (columns in `order`), NaN where no bar is."""
     row = COLUMNS.index(field)
-    stamps, codes = _factorise([bars[s].timestamp for s in order])
-    matrix = np.full((len(order), len(stamps)), np.nan)
-    at = 0
-    for column, symbol in enumerate(order):
-        length = len(bars[symbol])
-        matrix[column, codes[at : at + length]] = bars[symbol].values[row]
-        at += length
+    parts = [bars[s].timestamp for s in order]
+    if order and _all_equal(parts):
+        stamps = parts[0].copy()
+        matrix = np.stack([bars[s].values[row] for s in order])
+    else:
+        stamps, codes = _factorise(parts)
+        matrix = np.full((len(order), len(stamps)), np.nan)
+        at = 0
+        for column, symbol in enumerate(order):
+            length = len(bars[symbol])
+            matrix[column, codes[at : at + length]] = bars[symbol].values[row]
+            at += length
     columns = _names(order)
     return pd.DataFrame(matrix.T, index=time_index(stamps, tz), columns=columns, copy=False)
 
@@ -103,14 +132,20 @@ def _names(symbols: Sequence[str]) -> pd.Index[str]:
     return pd.Index(list(symbols), dtype="str", name="symbol")
 
 
+def _all_equal(parts: Sequence[Int64s]) -> bool:
+    """Whether all series have bars at the same moments, as liquid symbols do over one window:
+    then there is nothing to sort or search."""
+    first = parts[0]
+    return all(len(p) == len(first) and np.array_equal(p, first) for p in parts[1:])
+
+
 def _factorise(parts: Sequence[Int64s]) -> tuple[Int64s, np.ndarray[Any, np.dtype[np.int32]]]:
     """Return the sorted distinct values of sorted arrays, and each value's position in them."""
     filled = [p for p in parts if len(p)]
     if not filled:
         return np.empty(0, np.int64), np.empty(0, np.int32)
     longest = max(filled, key=len)
-    if all(len(p) == len(longest) and np.array_equal(p, longest) for p in filled):
-        # The common case of liquid symbols over one window: nothing to sort or search.
+    if _all_equal(filled):
         return longest.copy(), np.tile(np.arange(len(longest), dtype=np.int32), len(filled))
     distinct = longest
     for part in filled:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from marketdata.calendars import TradingCalendar
 from marketdata.ranges import Window
 from marketdata.types import DAY, Bars, SeriesKey, Session, Timeframe
@@ -37,11 +35,3 @@ def select(bars: Bars, query: BarsQuery, calendar: TradingCalendar) -> Bars:
     if query.window.limit is not None:
         bars = bars.last(query.window.limit)
     return bars
-
-
-def owned(bars: Bars) -> Bars:
-    """Return the bars in writable memory of their own."""
-    own = bars.values.base is None and bars.values.flags.writeable
-    if own and bars.timestamp.base is None:
-        return bars
-    return Bars(bars.timestamp.copy(), np.array(bars.values, order="C"))

@@ -95,6 +95,7 @@ class Reader:
         self._verdicts = verdicts
         self._clock = clock
         self._calendar = calendar
+        self._selections = caching.Selections()
 
     def read(
         self, query: BarsQuery, deadline: Deadline, progress: Progress | None = None
@@ -128,7 +129,7 @@ class Reader:
         rest: list[str] = []
         for key in keys:
             block = blocks.get(key)
-            bars = None if block is None else caching.bars_in_block(query, block, end, calendar)
+            bars = None if block is None else self._selections.bars(query, block, end, calendar)
             if block is None or bars is None:
                 rest.append(key.symbol)
             else:

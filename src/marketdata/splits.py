@@ -13,10 +13,18 @@ from typing import Final
 
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline
-from marketdata.errors import BrokerError, DataUnavailableError
+from marketdata.errors import (
+    BrokerError,
+    BrokerTimeoutError,
+    DataUnavailableError,
+    MarketDataError,
+    StoreError,
+    as_other_waiter,
+)
+from marketdata.flights import LocalFlights
 from marketdata.protocols import ActionStore, Broker
 from marketdata.spans import Span
-from marketdata.types import DAY, HOUR, Split
+from marketdata.types import DAY, HOUR, SeriesKey, Split, Timeframe
 
 log = logging.getLogger("marketdata.splits")
 
@@ -24,6 +32,7 @@ RECHECK: Final = 12 * HOUR
 """Corporate actions arrive late and are corrected: what is older than this is asked again."""
 _AHEAD: Final = 30 * DAY
 _MEMORY_SECONDS: Final = 300.0
+_COURTESY_SECONDS: Final = 5.0
 
 
 class Splits:
@@ -41,6 +50,7 @@ class Splits:
         self._clock = clock
         self._calendar = calendar
         self._known: dict[tuple[str, str], tuple[float, list[Split]]] = {}
+        self._flights = LocalFlights()
 
     def known(self, provider: str, symbols: Sequence[str]) -> dict[str, list[Split]]:
         """Return stored splits, remembered for five minutes. No broker call."""
@@ -63,31 +73,76 @@ class Splits:
         BrokerError, DataUnavailableError
             The splits were never asked and cannot be had: no adjusted answer is possible.
         """
+        never, stale = self._due(provider, symbols, start)
+        if never or stale:
+            self._ask_once(provider, [*never, *stale], start, deadline)
+        return self._store.splits(provider, symbols)
+
+    def look_up(
+        self, provider: str, symbols: Sequence[str], start: int, deadline: Deadline
+    ) -> None:
+        """Ask for the splits of symbols never asked about, as a courtesy to raw reads: a failure
+        is logged and nothing else."""
+        try:
+            asked = self._store.checked(provider, symbols)
+            if fresh := [s for s in symbols if s not in asked]:
+                self.checked(provider, fresh, start, Deadline(deadline.cap(_COURTESY_SECONDS)))
+        except (BrokerError, DataUnavailableError, StoreError) as error:
+            log.info("splits not looked up: %s", error)
+
+    def _due(
+        self, provider: str, symbols: Sequence[str], start: int
+    ) -> tuple[list[str], list[str]]:
+        """Return the symbols never asked about from `start` on, and those not asked lately."""
         now_us = self._clock.now_us()
-        today = self._calendar().midnight_of(self._calendar().today(now_us))
         checks = self._store.checked(provider, symbols)
         never = [s for s in symbols if s not in checks or checks[s][0].start > start]
         stale = [
             s
             for s in symbols
-            if s not in never and (now_us - checks[s][1] > RECHECK or checks[s][0].end <= today)
+            if s not in never
+            and (now_us - checks[s][1] > RECHECK or checks[s][0].end <= self._today())
         ]
-        if never or stale:
-            start = min([start, *(checks[s][0].start for s in stale)])
-            self._ask(provider, never, stale, start, today, now_us, deadline)
-        return self._store.splits(provider, symbols)
+        return never, stale
 
-    def _ask(
-        self,
-        provider: str,
-        never: Sequence[str],
-        stale: Sequence[str],
-        start: int,
-        today: int,
-        now_us: int,
-        deadline: Deadline,
+    def _ask_once(
+        self, provider: str, symbols: Sequence[str], start: int, deadline: Deadline
     ) -> None:
-        asked = Span(start - start % DAY, today + _AHEAD)
+        """Ask about what is due; threads that want the same symbols wait for one of them."""
+        keys = [SeriesKey(provider, "", s, Timeframe.DAY_1) for s in symbols]
+        led, others = self._flights.board(keys, Span(start, self._today()))
+        shared: MarketDataError | None = None
+        try:
+            self._ask(provider, [key.symbol for key in led], start, deadline)
+        except MarketDataError as error:
+            shared = None if deadline.expired else error
+            raise
+        finally:
+            self._flights.land(led, shared)
+        for flight in {id(f): f for f in others.values()}.values():
+            outcome = self._flights.wait(flight, deadline)
+            if outcome is None:
+                raise BrokerTimeoutError(
+                    "another caller's request for splits did not end in time",
+                    cure="call again, or give a longer timeout",
+                )
+            if outcome.error is not None:
+                raise as_other_waiter(outcome.error)
+        # Those we waited for may have asked about less time than we need.
+        never, _ = self._due(provider, [key.symbol for key in others], start)
+        self._ask(provider, never, start, deadline)
+
+    def _ask(self, provider: str, symbols: Sequence[str], start: int, deadline: Deadline) -> None:
+        """Ask about those of `symbols` that are still due, and keep the answer."""
+        if not symbols:
+            return
+        never, stale = self._due(provider, symbols, start)
+        if not never and not stale:
+            return
+        checks = self._store.checked(provider, stale) if stale else {}
+        start = min([start, *(span.start for span, _ in checks.values())])
+        asked = Span(start - start % DAY, self._today() + _AHEAD)
+        observed = self._clock.now_us()
         try:
             found = self._broker.splits([*never, *stale], asked, deadline)
         except (BrokerError, DataUnavailableError) as error:
@@ -95,6 +150,10 @@ class Splits:
                 raise
             log.warning("splits are as of the last check, the broker does not answer: %s", error)
             return
-        self._store.record(provider, found, asked, now_us)
+        self._store.record(provider, found, asked, observed)
         for symbol in found:
             self._known.pop((provider, symbol), None)
+
+    def _today(self) -> int:
+        calendar = self._calendar()
+        return calendar.midnight_of(calendar.today(self._clock.now_us()))

@@ -229,6 +229,13 @@ class Bars:
             return self
         return Bars(self.timestamp[low:high], self.values[:, low:high])
 
+    def frozen(self) -> Bars:
+        """Return a copy whose arrays cannot be written to, to be shared."""
+        copy = Bars(self.timestamp.copy(), np.array(self.values, order="C"))
+        copy.timestamp.flags.writeable = False
+        copy.values.flags.writeable = False
+        return copy
+
     def last(self, count: int) -> Bars:
         """Return the last `count` bars, as views."""
         if count >= len(self.timestamp):

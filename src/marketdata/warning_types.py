@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
+LIBRARY: Final = (str(Path(__file__).parent),)
+"""Where this library lies: a warning points at the first line of the caller outside it."""
+
 
 class MarketDataWarning(UserWarning):
     """Base class of this library's warnings."""

@@ -31,7 +31,7 @@ from marketdata.splits import Splits
 from marketdata.statistics import Statistics
 from marketdata.store import PostgresStore
 from marketdata.types import MINUTE
-from marketdata.warning_types import ProviderWarning
+from marketdata.warning_types import LIBRARY, ProviderWarning
 
 if TYPE_CHECKING:
     from marketdata.embedded import Lease
@@ -59,6 +59,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        _check_keys(settings)
         self.clock: Clock = parse_clock(settings.clock)
         self._lease: Lease | None = None
         self._sandbox: Any = None
@@ -173,12 +174,6 @@ class Runtime:
         # Real keys are never sent to a sandbox.
         key = None if sandboxed else settings.alpaca_key_id
         secret = None if sandboxed else settings.alpaca_secret_key
-        if not sandboxed and (key is None or secret is None):
-            raise ConfigurationError(
-                "MARKETDATA_BROKER=alpaca needs keys",
-                cure="set APCA_API_KEY_ID and APCA_API_SECRET_KEY; or try "
-                "MARKETDATA_BROKER=sandbox; run: marketdata doctor",
-            )
         return AlpacaBroker(
             key_id=key.get_secret_value() if key else _SANDBOX_KEY,
             secret_key=secret.get_secret_value() if secret else _SANDBOX_KEY,
@@ -264,7 +259,9 @@ class _Adopting:
         return self._store.epoch
 
     def commit(self, commits: Any, before_commit: Any = None) -> Any:
-        if not self._adopted:
+        if not self._adopted and self._source.provider != SANDBOX:
+            # Simulated bars leave no mark: a later `auto` must not take them for what this
+            # database is about.
             held = self._store.adopt(self._source.provider, self._source.feed)
             self._adopted = True
             if held != (self._source.provider, self._source.feed):
@@ -272,9 +269,18 @@ class _Adopting:
                     f"this database was filled from {held[0]}/{held[1]}; bars of "
                     f"{self._source.provider}/{self._source.feed} are kept beside them, apart",
                     ProviderWarning,
-                    stacklevel=2,
+                    skip_file_prefixes=LIBRARY,
                 )
         return self._store.commit(commits, before_commit)
+
+
+def _check_keys(settings: Settings) -> None:
+    if settings.broker == "alpaca" and settings.alpaca_key_id is None:
+        raise ConfigurationError(
+            "MARKETDATA_BROKER=alpaca needs keys",
+            cure="set APCA_API_KEY_ID and APCA_API_SECRET_KEY; or try MARKETDATA_BROKER=sandbox; "
+            "run: marketdata doctor",
+        )
 
 
 def choose_source(settings: Settings, held: tuple[str, str] | None) -> Source:

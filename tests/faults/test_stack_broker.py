@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pandas as pd
@@ -21,7 +22,7 @@ import marketdata as md
 from marketdata.sandbox import Fault
 from marketdata.store import PostgresStore
 from tests.stack import BARS, Stack, pages, runtime, same, tiers
-from tests.stack_callers import ask, ask_together
+from tests.stack_callers import ask, ask_together, block_names, long_listed
 
 DAY: dict[str, Any] = {"timeframe": "1min", "start": "2024-03-13", "end": "2024-03-14"}
 FIVE = ["AAPL", "MSFT", "NVDA", "SPY", "TSLA"]
@@ -46,7 +47,7 @@ def stored(stack: Stack) -> dict[str, int]:
             "SELECT coalesce(sum(cardinality(array(SELECT unnest(coverage)))), 0) FROM series"
         ).fetchone()
     with redis.Redis.from_url(stack.settings["redis_url"]) as server:
-        blocks = [k for k in server.keys() if not k.endswith(b":floor")]  # type: ignore[union-attr]
+        blocks = block_names(server)
     assert bars is not None
     assert ranges is not None
     return {"bars": bars[0], "ranges": int(ranges[0]), "blocks": len(blocks)}
@@ -78,7 +79,9 @@ def test_fault_01_page_two_fails(stack: Stack) -> None:
     again = stack.client.get_bars(FIVE, **DAY)
     same(again, expected)
     assert again.index.is_unique
-    asked = {s for r in stack.sandbox.requests.matching(BARS) for s in r.params["symbols"].split(",")}
+    asked = {
+        s for r in stack.sandbox.requests.matching(BARS) for s in r.params["symbols"].split(",")
+    }
     assert asked == {"NVDA", "SPY", "TSLA"}, "whole symbols are not fetched twice"
 
 
@@ -103,9 +106,7 @@ def test_fault_03_a_server_that_never_answers(stack: Stack) -> None:
     stack.sandbox.faults.add(Fault("stall", match="symbols=AAPL", times=None))
     stalled: list[Any] = []
     thread = threading.Thread(
-        target=lambda: stalled.append(
-            ask(stack.client, {"symbols": "AAPL", **DAY, "timeout": 2.0})
-        )
+        target=lambda: stalled.append(ask(stack.client, {"symbols": "AAPL", **DAY, "timeout": 2.0}))
     )
     thread.start()
     others = ask_together(stack.client, [{"symbols": s, **DAY} for s in FIVE[1:]])
@@ -119,10 +120,8 @@ def test_fault_03_a_server_that_never_answers(stack: Stack) -> None:
 
 
 def test_fault_04_429_under_50_callers(stack: Stack) -> None:
-    source = stack.sandbox.source
-    listed = [a.symbol for a in source.assets() if source.first_day(a.symbol).year < 2023]
     refused = stack.sandbox.faults.add(Fault("rate_limit", match=BARS, seconds=2.0))
-    questions = [{"symbols": s, "timeframe": "1day", "limit": 5} for s in listed[:50]]
+    questions = [{"symbols": s, "timeframe": "1day", "limit": 5} for s in long_listed(stack, 50)]
     first = threading.Thread(target=lambda: ask(stack.client, questions[0]))
     first.start()
     assert refused.wait_fired()
@@ -131,7 +130,10 @@ def test_fault_04_429_under_50_callers(stack: Stack) -> None:
     while gate._paused_until < time.monotonic():
         time.sleep(0.005)
     with stack.connect() as other:
-        outcomes = [*ask_together(stack.client, questions[:25]), *ask_together(other, questions[25:])]
+        outcomes = [
+            *ask_together(stack.client, questions[:25]),
+            *ask_together(other, questions[25:]),
+        ]
     first.join()
     assert {o.error for o in outcomes} == {""}
     early = [
@@ -224,7 +226,7 @@ def test_a_refused_key_is_typed_and_remembered_nowhere(make_stack: Callable[...,
 
 def test_fault_07_dirty_rows_go_and_the_good_ones_stay(stack: Stack) -> None:
     expected = fresh_answer(stack, "AAPL", session="extended", **DAY)
-    dirt = ("nan", "null", "infinite", "negative_volume", "zero_price", "high_below_low",
+    dirt: Any = ("nan", "null", "infinite", "negative_volume", "zero_price", "high_below_low",
             "off_grid", "out_of_window", "duplicate", "unsorted", "wrong_symbol")  # fmt: skip
     stack.sandbox.faults.add(Fault("bad_rows", match=BARS, rows=dirt))
     frame = stack.client.get_bars("AAPL", session="extended", **DAY)
@@ -258,8 +260,7 @@ def test_fault_08_an_open_above_the_high_is_kept_and_flagged(stack: Stack) -> No
 
 @pytest.fixture
 def yahoo(make_stack: Callable[..., Stack]) -> Stack:
-    stack = make_stack(market={"live_row": True}, broker="none")
-    return stack
+    return make_stack(market={"live_row": True}, broker="none")
 
 
 def yahoo_client(stack: Stack) -> md.Client:
@@ -270,7 +271,7 @@ CHART = "/v8/finance/chart"
 
 
 def test_fault_09_yahoo_500_then_ok(yahoo: Stack) -> None:
-    window = {"start": "2024-02-01", "end": "2024-03-01"}
+    window: dict[str, Any] = {"start": "2024-02-01", "end": "2024-03-01"}
     with yahoo_client(yahoo) as client:
         yahoo.sandbox.faults.add(Fault("status", match=CHART, times=None, status=500))
         with pytest.raises(md.BrokerError) as caught:
@@ -291,7 +292,7 @@ def test_fault_10_yahoos_live_row_is_never_final(yahoo: Stack) -> None:
     with yahoo_client(yahoo) as client:
         minutes = client.get_bars("AAPL", "1min", limit=30)
         assert minutes.index[-1] < pd.Timestamp("2024-03-14T15:00", tz="America/New_York")
-        assert (minutes.index.second == 0).all()
+        assert (pd.DatetimeIndex(minutes.index).second == 0).all()
         days = client.get_bars("AAPL", "1day", limit=5, tz=None)
         assert str(days.index[-1].date()) == "2024-03-13"
     with psycopg.connect(yahoo.settings["database_url"]) as connection:
@@ -307,16 +308,14 @@ def test_one_malformed_symbol_does_not_fail_its_batch_of_200(stack: Stack) -> No
     symbols = [f"S{n:05}" for n in range(200)]
     symbols[117] = "BAD.X.Y"
     body = '{"message": "invalid symbol: BAD.X.Y"}'
-    stack.sandbox.faults.add(
-        Fault("status", match="BAD.X.Y", times=None, status=400, body=body)
-    )
+    stack.sandbox.faults.add(Fault("status", match="BAD.X.Y", times=None, status=400, body=body))
     with pytest.warns(md.MissingSymbolsWarning, match="BAD.X.Y"):
         frame = stack.client.get_bars(symbols, "1day", limit=2, missing="skip")
     found = set(frame.index.get_level_values("symbol"))
     assert len(found) > 150
     assert "BAD.X.Y" not in found
     assert stack.calls() <= 4
-    with pytest.raises(md.UnknownSymbolError, match="BAD.X.Y"):
+    with pytest.raises(md.UnknownSymbolError, match=r"BAD\.X\.Y"):
         stack.client.get_bars(["AAPL", "BAD.X.Y"], "1day", limit=2)
 
 
@@ -332,3 +331,29 @@ def test_invariant_18_with_the_broker_down_covered_reads_succeed(stack: Stack) -
     found = stack.client.get_bars("AAPL", **DAY)
     same(found, kept)
     assert tiers(found) == "postgres:1"
+
+
+ACTIONS = "/v1/corporate-actions"
+
+
+def test_without_its_splits_an_adjusted_read_is_an_error(stack: Stack) -> None:
+    """Not raw prices under the name of adjusted ones."""
+    stack.sandbox.source.add_split("AAPL", date(2024, 3, 13), 4.0)  # type: ignore[attr-defined]
+    window: dict[str, Any] = {"start": "2024-03-11", "end": "2024-03-14", "adjustment": "split"}
+    stack.sandbox.faults.add(Fault("status", match=ACTIONS, times=None, status=500))
+    with pytest.raises(md.BrokerUnavailableError):
+        stack.client.get_bars("AAPL", "1day", **window)
+    stack.sandbox.faults.clear()
+    adjusted = stack.client.get_bars("AAPL", "1day", **window)
+    with pytest.warns(md.SplitInRangeWarning, match="4:1 on 2024-03-13"):
+        raw = stack.client.get_bars("AAPL", "1day", **{**window, "adjustment": "raw"})
+    ratio = (raw["close"] / adjusted["close"]).round(9).tolist()
+    assert ratio == [4.0, 4.0, 1.0]
+
+
+def test_many_adjusted_reads_ask_for_the_splits_once(stack: Stack) -> None:
+    question = {"symbols": "AAPL", "timeframe": "1day", "limit": 20, "adjustment": "split"}
+    outcomes = ask_together(stack.client, [question] * 30)
+    assert {o.error for o in outcomes} == {""}
+    assert len({o.digest for o in outcomes}) == 1
+    assert stack.calls(ACTIONS) == 1

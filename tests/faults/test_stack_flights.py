@@ -25,10 +25,15 @@ from tests.stack_callers import (
 )
 
 PROCESSES, THREADS = 4, 50
-WINDOW = {"symbols": "AAPL", "timeframe": "1min", "start": "2024-03-12", "end": "2024-03-14"}
+WINDOW: dict[str, Any] = {
+    "symbols": "AAPL",
+    "timeframe": "1min",
+    "start": "2024-03-12",
+    "end": "2024-03-14",
+}
 PAGE = 700
 # 14 sessions of up to 960 minutes: two pages of 10,000 bars.
-LONG = {**WINDOW, "start": "2024-02-22", "end": "2024-03-13"}
+LONG: dict[str, Any] = {**WINDOW, "start": "2024-02-22", "end": "2024-03-13"}
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +178,14 @@ def test_a_leaders_deadline_is_its_own(stack: Stack, members: list[Member]) -> N
 def test_a_spent_budget_is_waited_for_by_those_who_have_the_time(stack: Stack) -> None:
     running = runtime(stack.client)
     stack.client.get_bars("MSFT", "1day", limit=1)
-    gate = running.broker._data.caller.gate
+    broker: Any = running.broker
+    gate = broker._data.caller.gate
     gate.pause(1.5)
     hasty = ask(stack.client, {**WINDOW, "timeout": 0.5})
     assert hasty.error == "RateLimitError"
     assert 0 < hasty.facts["retry_after"] < 2
     hold = Gathering(running)
-    questions = [{**WINDOW, "timeout": 0.9}, *([WINDOW] * 5)]
+    questions: list[dict[str, Any]] = [{**WINDOW, "timeout": 0.9}, *([WINDOW] * 5)]
     stack.forget_calls()
     outcomes = ask_together(stack.client, questions)
     assert hold._boarded >= 1
@@ -213,7 +219,9 @@ def test_hot_keys_of_many_symbols_under_50_threads(stack: Stack) -> None:
     ]
     for outcomes in (ask_together(stack.client, questions[n::4]) for n in range(4)):
         assert {(o.error, o.tiers) for o in outcomes} == {("", "redis:1")}
-    for question, outcome in zip(questions[::4], ask_together(stack.client, questions[::4]), strict=True):
+    for question, outcome in zip(
+        questions[::4], ask_together(stack.client, questions[::4]), strict=True
+    ):
         assert outcome.digest == digest(expected[question["symbols"]])
     assert len(stack.sandbox.requests) == 0
 
@@ -224,7 +232,7 @@ def test_a_walk_of_30_pages_cut_at_page_18_goes_on_from_there(stack: Stack) -> N
     faults.add(Fault("stall", match=BARS, nth=18))
     faults.add(Fault("short_page", match=BARS, times=None, limit=60))
     with pytest.raises(md.BrokerTimeoutError) as caught:
-        stack.client.get_bars(**WINDOW, timeout=6)  # type: ignore[arg-type]
+        stack.client.get_bars(**WINDOW, timeout=6)
     assert caught.value.facts["pages_kept"] >= 17
     assert caught.value.facts["bars_kept"] >= 17 * 60
     assert "kept 17 finished pages with 1020 bars" in str(caught.value)
@@ -232,13 +240,13 @@ def test_a_walk_of_30_pages_cut_at_page_18_goes_on_from_there(stack: Stack) -> N
     assert stack.calls() == 18
     (covered,) = stack.client.coverage("AAPL", "1min")
     stack.forget_calls()
-    again = stack.client.get_bars(**WINDOW)  # type: ignore[arg-type]
+    again = stack.client.get_bars(**WINDOW)
     assert digest(again) == right
     first, *_ = stack.sandbox.requests.matching(BARS)
     assert first.params["start"] == covered.end.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert 10 <= stack.calls() <= 15, "only the rest"
     stack.forget_calls()
-    same(stack.client.get_bars(**WINDOW), again)  # type: ignore[arg-type]
+    same(stack.client.get_bars(**WINDOW), again)
     assert stack.calls() == 0
 
 

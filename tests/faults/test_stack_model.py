@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,6 +28,7 @@ from marketdata.sandbox import Fault
 from marketdata.spans import Span
 from marketdata.types import DAY, Bars, Timeframe
 from tests.stack import BARS, Stack, runtime, same
+from tests.stack_callers import block_names
 
 SYMBOLS = ["AAPL", "MSFT", "BRK.B", "S00042"]
 FRAMES = ["1min", "1min", "1min", "5min", "30min", "1hour", "4hour", "1day", "1week"]
@@ -47,7 +49,11 @@ class Model:
         timeframe, window = query.timeframe, query.window
         base = Timeframe.MIN_1 if timeframe.intraday else Timeframe.DAY_1
         edge = planning.frontier(calendar, base, caps, self._stack.clock.now_us())
-        start = window.start if window.start is not None else edge - (400 if timeframe.intraday else 5000) * DAY
+        start = (
+            window.start
+            if window.start is not None
+            else edge - (400 if timeframe.intraday else 5000) * DAY
+        )
         span = Span(start - 40 * DAY, min(max(window.end, start), edge) + 40 * DAY)
         if base is Timeframe.MIN_1:
             found = Bars.concat(list(market.minutes(symbol, span, "sip")))
@@ -79,7 +85,9 @@ class Walk:
 
     def step(self) -> None:
         chance = self.random.random()
-        if chance < 0.12:
+        if chance < 0.04:
+            self.crowd()
+        elif chance < 0.12:
             self.move_clock()
         elif chance < 0.20:
             self.trouble()
@@ -96,11 +104,10 @@ class Walk:
             self.stack.flush_redis()
         elif kind == "damage":
             with redis.Redis.from_url(self.stack.settings["redis_url"]) as server:
-                for name in server.keys():  # type: ignore[union-attr]
-                    if not name.endswith(b":floor"):
-                        block = bytearray(server.get(name) or b"x")  # type: ignore[arg-type]
-                        block[self.random.randrange(len(block))] ^= 0x10
-                        server.set(name, bytes(block))
+                for name in block_names(server):
+                    block = bytearray(server.get(name) or b"x")
+                    block[self.random.randrange(len(block))] ^= 0x10
+                    server.set(name, bytes(block))
         elif kind == "terminate":
             with psycopg.connect(self.stack.settings["database_url"], autocommit=True) as other:
                 other.execute(
@@ -111,6 +118,25 @@ class Walk:
             self.stack.client.close()
             self.stack.client = self.stack.connect()
             self.model = Model(self.stack)
+
+    def crowd(self) -> None:
+        """Two clients answer six questions at once."""
+        asked = [self.question() for _ in range(6)]
+        found: dict[int, pd.DataFrame] = {}
+        with self.stack.connect() as other:
+
+            def one(at: int) -> None:
+                client = other if at % 2 else self.stack.client
+                found[at] = client.get_bars(**asked[at])
+
+            threads = [threading.Thread(target=one, args=(at,)) for at in range(len(asked))]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+        for at, question in enumerate(asked):
+            assert at in found, f"no answer to {question}"
+            self.check(question, found[at])
 
     def question(self) -> dict[str, Any]:
         pick = self.random
@@ -149,7 +175,7 @@ class Walk:
             found = self.stack.client.get_bars(**asked, timeout=timeout)
         except (md.BrokerError, md.StoreUnavailableError) as error:
             assert time.monotonic() - started < timeout + 1
-            assert error.transient
+            assert error.transient  # noqa: PT017
             self.errors += 1
             faults.clear()
             found = self.repeat(asked)
@@ -163,7 +189,7 @@ class Walk:
             try:
                 return self.stack.client.get_bars(**asked)
             except md.BrokerUnavailableError as error:
-                assert error.facts.get("circuit_open"), "an error was remembered"
+                assert error.facts.get("circuit_open"), "an error was remembered"  # noqa: PT017
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
 

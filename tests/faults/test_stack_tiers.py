@@ -25,7 +25,7 @@ import marketdata as md
 from marketdata.sandbox import Fault
 from tests.redis_process import RedisProcess
 from tests.stack import BARS, Stack, runtime, same, tiers
-from tests.stack_callers import SPAWN, ask, ask_together, until
+from tests.stack_callers import SPAWN, Outcome, ask, ask_together, block_names, until
 
 HOT: dict[str, Any] = {"symbols": "AAPL", "timeframe": "1min", "limit": 500}
 OLDER: dict[str, Any] = {
@@ -143,7 +143,7 @@ def test_fault_11_damaged_blocks_are_never_served(stack: Stack, server: RedisPro
     assert hits_again(stack)
     source = random.Random(11)
     with server.client() as client:
-        (name,) = [k for k in client.keys() if not k.endswith(b":floor")]  # type: ignore[union-attr]
+        (name,) = block_names(client)
         block = client.get(name)
         assert isinstance(block, bytes)
         for _ in range(150):
@@ -165,7 +165,7 @@ def test_a_redis_full_of_damage_costs_little(stack: Stack, server: RedisProcess)
     symbols = [a.symbol for a in stack.sandbox.source.assets()][:12]
     expected = stack.client.get_bars(symbols, "1min", limit=100, missing="skip")
     with server.client() as client:
-        names = [k for k in client.keys() if not k.endswith(b":floor")]  # type: ignore[union-attr]
+        names = block_names(client)
         assert len(names) >= 10
         healthy = []
         for _ in range(5):
@@ -183,7 +183,9 @@ def test_a_redis_full_of_damage_costs_little(stack: Stack, server: RedisProcess)
     assert added < ALLOWED
 
 
-def test_fault_13_flushall_in_the_middle_changes_nothing(stack: Stack, server: RedisProcess) -> None:
+def test_fault_13_flushall_in_the_middle_changes_nothing(
+    stack: Stack, server: RedisProcess
+) -> None:
     expected = stack.client.get_bars(**HOT)
     stack.forget_calls()
     stop = threading.Event()
@@ -238,21 +240,21 @@ def test_fault_19_a_block_read_before_a_commit_is_not_served_after_it(stack: Sta
 def _fetch_and_die(settings: dict[str, Any], where: str) -> None:
     """Fetch the newest minutes, and be killed before PostgreSQL commits or Redis is written."""
     client = md.connect(**settings)
-    running = client._lazy.get()
+    cache: Any = client._lazy.get().cache
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if where == "after":
-        running.cache.put = die  # type: ignore[method-assign]
+        cache.put = die
     else:
-        raise_floor = running.cache.raise_floor
+        raise_floor = cache.raise_floor
 
         def raise_floor_and_die(revisions: Any) -> None:
             raise_floor(revisions)
             die()
 
-        running.cache.raise_floor = raise_floor_and_die  # type: ignore[method-assign]
+        cache.raise_floor = raise_floor_and_die
     client.get_bars(**HOT)
 
 
@@ -309,7 +311,9 @@ def terminate_all(stack: Stack) -> int:
 
 def test_fault_16_sessions_ended_under_load(stack: Stack) -> None:
     symbols = ["AAPL", "MSFT", "SPY", "NVDA"]
-    question = {"timeframe": "1min", "start": "2024-03-12", "end": "2024-03-13"}
+    question: dict[str, Any] = {
+        "timeframe": "1min", "start": "2024-03-12", "end": "2024-03-13"
+    }  # fmt: skip
     expected = {s: stack.client.get_bars(s, **question) for s in symbols}
     stop = threading.Event()
     right: list[str] = []
@@ -361,23 +365,30 @@ def test_fault_16_sessions_ended_in_the_middle_of_a_walk(stack: Stack) -> None:
     assert stack.calls() == 0
 
 
+def at_once(*asked: tuple[md.Client, dict[str, Any]]) -> list[Outcome]:
+    """Let each client ask its question, all at once."""
+    found: list[Outcome] = []
+    threads = [
+        threading.Thread(target=lambda client=client, q=q: found.append(ask(client, q)))
+        for client, q in asked
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
 def test_fault_17_two_writers_in_opposite_order(stack: Stack) -> None:
     symbols = ["AAPL", "MSFT", "NVDA", "SPY", "TSLA", "BRK.B"]
     with stack.connect() as other:
         for day in range(4, 9):
             window = {"timeframe": "1min", "start": f"2024-03-0{day}T10:00-05:00",
                       "end": f"2024-03-0{day}T11:00-05:00"}  # fmt: skip
-            results: list[Any] = []
-            threads = [
-                threading.Thread(
-                    target=lambda c=c, o=o, w=window: results.append(ask(c, {"symbols": o, **w}))
-                )
-                for c, o in ((stack.client, symbols), (other, symbols[::-1]))
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            results = at_once(
+                (stack.client, {"symbols": symbols, **window}),
+                (other, {"symbols": symbols[::-1], **window}),
+            )
             assert [r.error for r in results] == ["", ""]
             assert results[0].digest == results[1].digest
     assert stack.calls() == 5, "each window walked once"
@@ -391,7 +402,7 @@ def test_fault_18_a_read_only_database_claims_nothing(stack: Stack) -> None:
         with psycopg.connect(stack.settings["database_url"], autocommit=True) as connection:
             connection.execute("SET default_transaction_read_only = off")
             value = "off" if allowed else "on"
-            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")  # type: ignore[arg-type]
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")
         terminate_all(stack)
 
     take_writes(False)

@@ -49,7 +49,10 @@ def test_frame_shape(stack: Stack) -> None:
     assert frame.index.is_unique
     assert tuple(frame.columns) == COLUMNS
     assert set(frame.dtypes) == {np.dtype("float64")}
-    frame.iloc[0, 0] = -1.0
+    for frame in (frame, stack.client.get_bars("AAPL", "1min", limit=50)):  # from store, Redis
+        frame.iloc[0, 0] = -1.0
+        frame.index.name = "mine"
+        assert stack.client.get_bars("AAPL", "1min", limit=50).index.name == "timestamp"
     assert stack.client.get_bars("AAPL", "1min", limit=50).iloc[0, 0] > 0, "frames share memory"
 
 

@@ -26,7 +26,8 @@ def split_stack(make_stack: Callable[..., Stack]) -> Stack:
 
 def test_invariant_31_split_adjusted_prices_and_volumes(split_stack: Stack) -> None:
     get = split_stack.client.get_bars
-    raw = get("KO", "1day", start="2024-01-02", end="2024-03-14")
+    with pytest.warns(md.SplitInRangeWarning):
+        raw = get("KO", "1day", start="2024-01-02", end="2024-03-14")
     adjusted = get("KO", "1day", start="2024-01-02", end="2024-03-14", adjustment="split")
     before = raw.index < EX_DATE
     assert 0 < before.sum() < len(raw)
@@ -53,11 +54,9 @@ def test_bars_that_a_split_falls_into_come_from_adjusted_days(
             assert coarse.loc[label, "low"] == inside["low"].min()
 
 
-def test_a_raw_read_across_a_known_split_warns_once(split_stack: Stack) -> None:
+def test_a_first_raw_read_across_a_split_warns_once(split_stack: Stack) -> None:
     get = split_stack.client.get_bars
     window = {"start": "2024-01-02", "end": "2024-03-14"}
-    get("KO", "1day", adjustment="split", **window)  # type: ignore[arg-type]
-    split_stack.client._lazy.get().splits._known.clear()
     with pytest.warns(md.SplitInRangeWarning, match=r"4:1 on 2024-02-14.*adjustment") as caught:
         get("KO", "1day", **window)  # type: ignore[arg-type]
     assert caught[0].filename == __file__
@@ -82,7 +81,13 @@ def test_unknown_splits_raise_rather_than_pass_for_none(split_stack: Stack) -> N
     split_stack.sandbox.faults.add(Fault("status", match=ACTIONS, status=500, times=None))
     with pytest.raises(md.BrokerUnavailableError):
         split_stack.client.get_bars("KO", "1day", limit=60, adjustment="split")
+    # A raw read asks for splits as a courtesy only.
     assert len(split_stack.client.get_bars("KO", "1day", limit=60)) == 60
+
+
+def test_a_short_raw_read_asks_for_no_splits(stack: Stack) -> None:
+    stack.client.get_bars("KO", "1min", limit=500)
+    assert stack.calls(ACTIONS) == 0
 
 
 def test_dividend_adjustment_is_refused_for_now(stack: Stack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from functools import lru_cache
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,7 +84,7 @@ def test_gaps_begin_and_end_in_trading_time_and_lie_inside_what_was_asked(situat
 def test_gaps_parted_only_by_closed_time_are_one(situation):
     asked, coverage, base = situation
     found = planning.gaps(asked, SeriesState(coverage), calendar(), base)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert trading(Span(before.end, after.start), base)
 
 
@@ -152,7 +153,7 @@ _MONTH = BaseTimeframe(Timeframe.MIN_1, 30 * DAY)
 
 
 def _capabilities(limited: bool) -> Capabilities:
-    bases = {
+    bases: dict[Timeframe, tuple[BaseTimeframe, ...]] = {
         t: (_MINUTES if t.intraday else BaseTimeframe(Timeframe.DAY_1, None),) for t in Timeframe
     }
     if limited:  # as Yahoo is: minutes of a month, coarser bars of two years

@@ -33,15 +33,13 @@ def span(start: str, end: str) -> Span:
 
 def shown(spans: list[Span]) -> list[str]:
     zone = calendar().zone
-    return [
-        " to ".join(f"{from_micros(t).astimezone(zone):%m-%d %H:%M}" for t in s) for s in spans
-    ]
+    return [" to ".join(f"{from_micros(t).astimezone(zone):%m-%d %H:%M}" for t in s) for s in spans]
 
 
 def caps(**bases: tuple[BaseTimeframe, ...]) -> Capabilities:
-    known = {
-        t: (BaseTimeframe(MIN_1 if t.intraday else DAY_1, None),) for t in Timeframe
-    } | {Timeframe(name): ways for name, ways in bases.items()}
+    known = {t: (BaseTimeframe(MIN_1 if t.intraday else DAY_1, None),) for t in Timeframe} | {
+        Timeframe(name): ways for name, ways in bases.items()
+    }
     return Capabilities(
         bases=known, max_span={}, settle_delay=3 * SECOND, daily_settle_delay=20 * MINUTE,
         feeds=(), batch_symbols=2, page_rows=10_000, quotes=True, earliest=0,

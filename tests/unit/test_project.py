@@ -200,3 +200,13 @@ def test_variables_are_spelt_as_documented():
     assert VARIABLES["alpaca_key_id"] == ("APCA_API_KEY_ID", "ALPACA_API_KEY")
     names = [name for each in VARIABLES.values() for name in each]
     assert len(names) == len(set(names))
+
+
+def test_no_submodule_hides_a_public_name() -> None:
+    """Importing ``marketdata.plot`` as a module would bind it over the function ``md.plot``."""
+    import pkgutil
+
+    import marketdata
+
+    modules = {module.name for module in pkgutil.iter_modules(marketdata.__path__)}
+    assert not modules & set(marketdata.__all__)

@@ -169,7 +169,9 @@ def test_periods_count_back_from_the_end_where_there_is_one():
     assert shown(window(period="ytd", end="2023-07-01").start) == "2023-01-01 00:00:00"
 
 
-@pytest.mark.parametrize("period", ["", "0d", "1q", "d", "-1d", "1.5y", "1 y", 5, "1mon", "forever"])
+@pytest.mark.parametrize(
+    "period", ["", "0d", "1q", "d", "-1d", "1.5y", "1 y", 5, "1mon", "forever"]
+)
 def test_what_is_no_period_is_refused(period):
     with pytest.raises(InvalidRangeError, match="5d 1mo 6mo 1y 2y ytd max"):
         window(period=period)
@@ -195,7 +197,9 @@ def test_a_start_of_now_is_an_empty_window_and_no_mistake():
     assert window(start="now") == Window(NOW, NOW, None)
 
 
-@pytest.mark.parametrize("limit", [0, -1, True, False, 1.0, 1.5, "5", float("nan"), [5], np.float64(5)])
+@pytest.mark.parametrize(
+    "limit", [0, -1, True, False, 1.0, 1.5, "5", float("nan"), [5], np.float64(5)]
+)
 def test_what_is_no_limit_is_refused(limit):
     with pytest.raises(InvalidRangeError, match="1 or more"):
         window(limit=limit)

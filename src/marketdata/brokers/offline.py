@@ -7,6 +7,7 @@ has no keys or no address for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final, NoReturn
 
 from marketdata.clock import Deadline, from_micros
@@ -52,11 +53,12 @@ class OfflineBroker:
     def pages(self, request: BarsRequest, deadline: Deadline) -> Iterator[BarsPage]:
         symbols = " ".join(request.symbols[:5]) + (" ..." if len(request.symbols) > 5 else "")
         start, end = (from_micros(t) for t in request.span)
+        last = from_micros(request.span.end - 1)
         self._refuse(
             f"{symbols} {request.timeframe} from {start.isoformat()} to {end.isoformat()} is not "
             "stored",
             f"fill the gap with: marketdata backfill {symbols} --timeframe {request.timeframe} "
-            f"--start {start.date()} --end {end.date()}",
+            f"--start {start.date()} --end {last.date() + timedelta(days=1)}",
         )
 
     def splits(
