@@ -86,7 +86,15 @@ def hot_read(database_url: str, redis_url: str) -> list[Row]:
                 repeat=100,
             )
             rows.append(
-                Row("hot get_bars by limit", f"{limit} bars", best["ours"], "bare GET", best["GET"], 4, False)
+                Row(
+                    "hot get_bars by limit",
+                    f"{limit} bars",
+                    best["ours"],
+                    "bare GET",
+                    best["GET"],
+                    4,
+                    False,
+                )
             )
     return rows
 
@@ -94,7 +102,9 @@ def hot_read(database_url: str, redis_url: str) -> list[Row]:
 def _series(symbols: int, bars: int) -> dict[str, Bars]:
     source = np.random.default_rng(7)
     stamps = np.arange(bars, dtype=np.int64) * MINUTE + 1_700_000_000_000_000 // MINUTE * MINUTE
-    return {f"S{n:02}": Bars(stamps.copy(), source.random((len(COLUMNS), bars))) for n in range(symbols)}
+    return {
+        f"S{n:02}": Bars(stamps.copy(), source.random((len(COLUMNS), bars))) for n in range(symbols)
+    }
 
 
 def frame_building() -> list[Row]:
@@ -116,7 +126,15 @@ def frame_building() -> list[Row]:
             rounds=few,
         )
         rows.append(
-            Row("MultiIndex frame", size, best["ours"], "MultiIndex.from_tuples", best["from_tuples"], 20, True)
+            Row(
+                "MultiIndex frame",
+                size,
+                best["ours"],
+                "MultiIndex.from_tuples",
+                best["from_tuples"],
+                20,
+                True,
+            )
         )
         best = take_turns(
             {
@@ -144,9 +162,19 @@ def provenance_cost() -> list[Row]:
         frame.loc[frame["volume"] > 0.5].tail(100)
         frame.resample("5min").agg({"open": "first", "close": "last"})
 
-    best = take_turns({"with": lambda: use(with_it), "without": lambda: use(without)}, rounds=15, repeat=5)
+    best = take_turns(
+        {"with": lambda: use(with_it), "without": lambda: use(without)}, rounds=15, repeat=5
+    )
     return [
-        Row("pandas operations", "10,000 bars", best["with"], "no provenance", best["without"], 1.1, False)
+        Row(
+            "pandas operations",
+            "10,000 bars",
+            best["with"],
+            "no provenance",
+            best["without"],
+            1.1,
+            False,
+        )
     ]
 
 
@@ -154,22 +182,32 @@ def import_time() -> list[Row]:
     """``import marketdata`` against ``import pandas``, each in a fresh process."""
 
     def fresh(module: str) -> float:
-        code = f"import time; b = time.perf_counter(); import {module}; print(time.perf_counter() - b)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        code = (
+            f"import time; b = time.perf_counter(); import {module}; print(time.perf_counter() - b)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         return float(done.stdout) * 1000
 
     best = {"marketdata": float("inf"), "pandas": float("inf")}
     for _ in range(5):
-        for module in best:
-            best[module] = min(best[module], fresh(module))
+        best = {module: min(taken, fresh(module)) for module, taken in best.items()}
     return [
-        Row("import marketdata", "", best["marketdata"], "import pandas", best["pandas"], 1.5, False)
+        Row(
+            "import marketdata", "", best["marketdata"], "import pandas", best["pandas"], 1.5, False
+        )
     ]
 
 
 def run(database_url: str, redis_url: str) -> list[Row]:
     """Run every benchmark of this file."""
     began = time.perf_counter()
-    rows = [*hot_read(database_url, redis_url), *frame_building(), *provenance_cost(), *import_time()]
+    rows = [
+        *hot_read(database_url, redis_url),
+        *frame_building(),
+        *provenance_cost(),
+        *import_time(),
+    ]
     print(f"reads: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return rows

@@ -42,7 +42,9 @@ def test_bars_that_a_split_falls_into_come_from_adjusted_days(
     split_stack: Stack, timeframe: str
 ) -> None:
     get = split_stack.client.get_bars
-    days = get("KO", "1day", start="2024-01-01", end="2024-03-14", adjustment="split", tz="exchange")
+    days = get(
+        "KO", "1day", start="2024-01-01", end="2024-03-14", adjustment="split", tz="exchange"
+    )
     coarse = get(
         "KO", timeframe, start="2024-01-01", end="2024-03-14", adjustment="split", tz="exchange"
     )
@@ -93,7 +95,7 @@ def test_a_short_raw_read_asks_for_no_splits(stack: Stack) -> None:
 def test_dividend_adjustment_is_refused_for_now(stack: Stack) -> None:
     for adjustment in ("dividend", "all"):
         with pytest.raises(md.UnsupportedRequestError, match="dividends"):
-            stack.client.get_bars("KO", adjustment=adjustment)  # type: ignore[arg-type]
+            stack.client.get_bars("KO", adjustment=adjustment)
     with pytest.raises(md.UnsupportedRequestError):
         stack.client.get_bars("KO", as_of="2024-01-02")
     for name in ("get_indicators", "follow", "subscribe", "unsubscribe", "indicators"):
