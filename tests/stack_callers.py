@@ -203,8 +203,10 @@ class Member:
         assert self._receive() == "gathered", "a caller had its answer before all had asked"
 
     def answers(self) -> list[Outcome]:
-        """Return what each caller got; call `gathered` first."""
+        """Return what each caller got."""
         found = self._receive()
+        if found in ("gathered", "over"):
+            found = self._receive()
         assert isinstance(found, list), found
         return found
 

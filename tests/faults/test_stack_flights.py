@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from tests.stack_callers import (
     ask_together,
     crew,
     digest,
+    long_listed,
     until,
 )
 
@@ -208,6 +212,23 @@ def test_fifty_windows_of_one_series_at_once(stack: Stack) -> None:
     for question, outcome in zip(questions, outcomes, strict=True):
         inside = whole[question["start"] : question["end"]].iloc[:-1]
         assert outcome.rows == len(inside) if len(inside) == 0 else outcome.digest == digest(inside)
+
+
+def test_overlapping_batches_fetch_each_symbol_once(stack: Stack, members: list[Member]) -> None:
+    symbols = ["AAPL", "MSFT", "NVDA", "SPY", "TSLA", "BRK.B", *long_listed(stack, 6)]
+    source = random.Random(4)
+    window: dict[str, Any] = {"timeframe": "1min", "start": "2024-03-13", "end": "2024-03-14"}
+    asked = [[{"symbols": source.sample(symbols, 4), **window} for _ in range(10)] for _ in members]
+    for member, questions in zip(members, asked, strict=True):
+        member.start(settings_of(stack), questions)
+    outcomes = [o for member in members for o in member.answers()]
+    assert {o.error for o in outcomes} == {""}
+    fetched = Counter(
+        s for r in stack.sandbox.requests.matching(BARS) for s in r.params["symbols"].split(",")
+    )
+    assert fetched == dict.fromkeys(symbols, 1)
+    for question, outcome in zip(chain(*asked), outcomes, strict=True):
+        assert outcome.digest == digest(stack.client.get_bars(**question))
 
 
 def test_hot_keys_of_many_symbols_under_50_threads(stack: Stack) -> None:

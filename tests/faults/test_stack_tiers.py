@@ -14,6 +14,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,9 @@ import pytest
 import redis
 
 import marketdata as md
+from marketdata.clock import to_micros
 from marketdata.sandbox import Fault
+from marketdata.types import CLOSE, Bars
 from tests.redis_process import RedisProcess
 from tests.stack import BARS, Stack, runtime, same, tiers
 from tests.stack_callers import SPAWN, Outcome, ask, ask_together, block_names, until
@@ -237,6 +240,64 @@ def test_fault_19_a_block_read_before_a_commit_is_not_served_after_it(stack: Sta
     assert tiers(stack.client.get_bars(**HOT)) == "redis:1"
 
 
+class Corrected:
+    """A market that has corrected the close of one minute."""
+
+    def __init__(self, market: Any, minute: str, close: float) -> None:
+        self._market = market
+        self._label = to_micros(datetime.fromisoformat(minute))
+        self._close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._market, name)
+
+    def minutes(self, *asked: Any, **options: Any) -> Iterator[Bars]:
+        for bars in self._market.minutes(*asked, **options):
+            values = bars.values.copy()
+            values[CLOSE, bars.timestamp == self._label] = self._close
+            yield Bars(bars.timestamp, values)
+
+
+def test_fault_19_a_corrected_bar_is_not_undone_by_a_late_block(stack: Stack) -> None:
+    """The writer of the correction dies before it writes Redis, and a reader that paused with the
+    old bar in hand comes back: the floor alone keeps the old block from being served."""
+    hour: dict[str, Any] = {**HOT, "limit": None, "start": "2024-03-14T14:00-04:00",
+                            "end": "2024-03-14T15:00-04:00"}  # fmt: skip
+    stack.client.get_bars(**HOT)
+    stack.flush_redis()
+    cache: Any = runtime(stack.client).cache
+    put = cache.put
+    read, go_on = threading.Event(), threading.Event()
+
+    def paused(*arguments: Any) -> None:
+        read.set()
+        assert go_on.wait(20)
+        put(*arguments)
+
+    cache.put = paused
+    late = threading.Thread(target=lambda: ask(stack.client, HOT))
+    late.start()
+    assert read.wait(20)
+    cache.put = put
+    source: Any = Corrected(stack.sandbox.source, "2024-03-14T14:59-04:00", 12.34)
+    stack.sandbox.source = source
+    stack.set_time("2024-03-14T15:01:30-04:00")
+    with stack.connect() as other:
+        other_cache: Any = runtime(other).cache
+        other_cache.put = lambda *_: None
+        assert other.get_bars(**HOT)["close"].iloc[-2] == 12.34, "the minute is read again"
+    go_on.set()
+    late.join()
+    found = stack.client.get_bars(**hour)
+    assert found["close"].iloc[-1] == 12.34
+    assert stack.calls() == 2
+    # Invariant 15: from here on Redis serves the correction.
+    stack.client.get_bars(**HOT)
+    again = stack.client.get_bars(**hour)
+    assert tiers(again) == "redis:1"
+    same(again, found)
+
+
 def _fetch_and_die(settings: dict[str, Any], where: str) -> None:
     """Fetch the newest minutes, and be killed before PostgreSQL commits or Redis is written."""
     client = md.connect(**settings)
@@ -396,7 +457,7 @@ def test_fault_17_two_writers_in_opposite_order(stack: Stack) -> None:
 
 def test_fault_18_a_read_only_database_claims_nothing(stack: Stack) -> None:
     kept = stack.client.get_bars(**OLDER)
-    name = stack.settings["database_url"].rsplit("/", 1)[1].split("?")[0]
+    name = psycopg.conninfo.conninfo_to_dict(stack.settings["database_url"])["dbname"]
 
     def take_writes(allowed: bool) -> None:
         with psycopg.connect(stack.settings["database_url"], autocommit=True) as connection:

@@ -43,7 +43,7 @@ def table(path: Path) -> pd.DataFrame:
 
 
 def truth(path: Path, symbol: str) -> pd.DataFrame:
-    return table(path).xs(symbol)
+    return pd.DataFrame(table(path).xs(symbol))
 
 
 def equal(found: pd.DataFrame, expected: pd.DataFrame) -> None:
