@@ -7,6 +7,7 @@ never cut by a split, weeks and months can be, so those are made anew from adjus
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from marketdata import resample
 from marketdata.adjust import adjust_bars, splits_within
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline, from_micros
+from marketdata.errors import StoreError
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Window
 from marketdata.reader import Answer, Reader, SeriesAnswer
@@ -25,6 +27,8 @@ from marketdata.spans import Span
 from marketdata.splits import Splits
 from marketdata.types import DAY, Bars, Split, Timeframe
 from marketdata.warning_types import LIBRARY, SplitInRangeWarning
+
+log = logging.getLogger("marketdata.adjusting")
 
 _WORTH_ASKING: Final = 28 * DAY
 
@@ -40,24 +44,29 @@ class Adjuster:
         self._calendar = calendar
         self._warned: set[str] = set()
 
-    def adjust(self, query: BarsQuery, answer: Answer, deadline: Deadline) -> str:
-        """Divide the answer's prices for later splits; return the version of the splits used."""
+    def adjust(
+        self, query: BarsQuery, answer: Answer, now_us: int, deadline: Deadline
+    ) -> dict[str, list[Split]]:
+        """Divide the answer's closed bars for later splits; return the splits of each symbol."""
         filled = _filled(answer)
-        if not filled:
-            return "0"
-        start = min(int(a.bars.timestamp[0]) for a in filled.values())
-        known = self._splits.checked(query.provider, list(filled), start, deadline)
-        cut = [
-            s
-            for s, a in filled.items()
-            if not query.timeframe.intraday and _cut_by(known.get(s, []), a.bars)
-        ]
-        if cut and query.timeframe is not Timeframe.DAY_1:
-            self._from_days(query, cut, answer, known, deadline)
+        start = min((int(a.bars.timestamp[0]) for a in filled.values()), default=now_us)
+        known = self._splits.checked(query.provider, list(answer.series), start, deadline)
+        cut = [s for s, a in filled.items() if self._cut_by(known[s], a.bars, query.timeframe)]
+        self._from_days(query, cut, answer, known, deadline)
         for symbol in filled.keys() - set(cut):
             found = answer.series[symbol]
-            found.bars = adjust_bars(found.bars, known.get(symbol, []))
-        return _version(known)
+            found.bars = adjust_bars(found.bars, known[symbol])
+        return known
+
+    def _cut_by(self, splits: Sequence[Split], bars: Bars, timeframe: Timeframe) -> bool:
+        """Whether a split takes effect inside one of these bars, not at its beginning."""
+        if timeframe not in (Timeframe.WEEK_1, Timeframe.MONTH_1):
+            return False
+        first, last = int(bars.timestamp[0]), int(bars.timestamp[-1])
+        end = resample.bar_span(last, timeframe, self._calendar()).end
+        return any(
+            first < s.ex_date < end and not np.isin(s.ex_date, bars.timestamp) for s in splits
+        )
 
     def _from_days(
         self,
@@ -97,7 +106,13 @@ class Adjuster:
         start = min(int(a.bars.timestamp[0]) for a in filled.values())
         if answer.trace.fetched and answer.trace.longest >= _WORTH_ASKING:
             self._splits.look_up(query.provider, list(filled), start, deadline)
-        for symbol, splits in self._splits.known(query.provider, list(filled)).items():
+        try:
+            known = self._splits.known(query.provider, list(filled))
+        except StoreError as error:
+            # What Redis covers is served without PostgreSQL; a warning is no reason to fail.
+            log.info("not warning of splits: %s", error)
+            return
+        for symbol, splits in known.items():
             if not splits or symbol in self._warned:
                 continue
             stamps = filled[symbol].bars.timestamp
@@ -124,13 +139,7 @@ def _filled(answer: Answer) -> dict[str, SeriesAnswer]:
     return {s: a for s, a in answer.series.items() if len(a.bars)}
 
 
-def _cut_by(splits: Sequence[Split], bars: Bars) -> bool:
-    """Whether a split takes effect inside one of these bars, not at its beginning."""
-    return any(
-        s.ex_date > bars.timestamp[0] and not np.isin(s.ex_date, bars.timestamp) for s in splits
-    )
-
-
-def _version(known: Mapping[str, Sequence[Split]]) -> str:
+def action_version(known: Mapping[str, Sequence[Split]]) -> str:
+    """Return a word for a set of splits: it changes with every one of them."""
     parts = [f"{s}:{x.ex_date}:{x.new}:{x.old}" for s in sorted(known) for x in known[s]]
     return hashlib.blake2b("|".join(parts).encode(), digest_size=6).hexdigest() if parts else "0"

@@ -1,8 +1,8 @@
-"""What goes into a cache block, what a block answers, and how long it lives. Pure but for `put`.
+"""What goes into a cache block, what a block answers, and how long it lives.
 
 A block holds the newest bars the store has, back to the 500th regular one, so that the default
 call hits all day. Freshness is decided by calendar and clock: times to live only bound memory and
-damage.
+damage. No I/O here but `NewestBlocks.put`.
 """
 
 from __future__ import annotations
@@ -115,10 +115,13 @@ class NewestBlocks:
         self._ttl = time_to_live(query.timeframe, self._base, caps, calendar, now_us)
         self._blocks: dict[SeriesKey, CachedBlock] = {}
 
-    def take(self, key: SeriesKey, part: Segment, state: SeriesState, bars: Bars) -> Bars:
-        """Note the block that `bars` make if they are the newest; return those asked for."""
+    def take(
+        self, key: SeriesKey, part: Segment, state: SeriesState, bars: Bars, read: Span
+    ) -> Bars:
+        """Note the block that `bars`, all of the stored series inside `read`, make if they are
+        the newest; return those asked for."""
         if part.base is self._base and not part.asked.empty and self._newest(part):
-            self._blocks[key] = self._block(part, state, bars)
+            self._blocks[key] = self._block(part, state, bars, read)
         return bars.within(part.labels)
 
     def _newest(self, part: Segment) -> bool:
@@ -129,14 +132,15 @@ class NewestBlocks:
             behind = Span(part.asked.end, self._edge)
         return not self._calendar.trading_spans(behind, planning.stored_hours(part.base))
 
-    def _block(self, part: Segment, state: SeriesState, bars: Bars) -> CachedBlock:
+    def _block(self, part: Segment, state: SeriesState, bars: Bars, read: Span) -> CachedBlock:
         timeframe = self._query.timeframe
         derived = part.base is not timeframe
         covered = part.labels if derived else part.asked
         start = covered.start
         if not derived:
+            # Coverage may have grown since the read was planned: only what was read is known.
             span = block_span(self._query, part, state, self._calendar)
-            start = span.start
+            start = max(span.start, read.start)
         regular = bars.timestamp
         if timeframe.intraday:
             regular = regular[self._calendar.mask(regular, "regular")]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from marketdata import explaining, frames
+from marketdata.adjusting import action_version
 from marketdata.arguments import (
     Request,
     Symbols,
@@ -40,6 +42,7 @@ from marketdata.types import (
     Bars,
     Interval,
     Session,
+    Split,
     Timeframe,
 )
 from marketdata.warning_types import LIBRARY, MissingSymbolsWarning
@@ -184,17 +187,17 @@ class Client:
             self._settings.tz if tz == "" else tz, request.query.timeframe, runtime.calendar()
         )
         answer = self._answer(request, missing, deadline)
-        forming = self._append_forming(request, answer, deadline) if include_forming else False
-        action_version = "0"
+        splits: Mapping[str, Sequence[Split]] = {}
         if request.adjustment == "raw":
             runtime.adjuster.warn_of_splits(request.query, answer, deadline)
         else:
-            action_version = runtime.adjuster.adjust(request.query, answer, deadline)
+            splits = runtime.adjuster.adjust(request.query, answer, request.now_us, deadline)
+        forming = include_forming and self._append_forming(request, answer, splits, deadline)
         frame = self._shape(request, answer, field, zone)
         frame.attrs[frames.ATTRS_KEY] = provenance_of(
             request,
             answer,
-            action_version=action_version,
+            action_version=action_version(splits),
             delayed=runtime.delayed(request.query.feed),
             forming=forming,
             simulated=runtime.simulated,
@@ -268,13 +271,25 @@ class Client:
             symbols=names,
         )
 
-    def _append_forming(self, request: Request, answer: Answer, deadline: Deadline) -> bool:
+    def _append_forming(
+        self,
+        request: Request,
+        answer: Answer,
+        splits: Mapping[str, Sequence[Split]],
+        deadline: Deadline,
+    ) -> bool:
         query = request.query
         if query.window.explicit_end and query.window.end < request.now_us:
             return False
         runtime = self._runtime
         found = forming_bar(
-            runtime.broker, runtime.calendar(), query, list(answer.series), request.now_us, deadline
+            runtime.broker,
+            runtime.calendar(),
+            query,
+            list(answer.series),
+            splits,
+            request.now_us,
+            deadline,
         )
         for symbol, bar in found.items():
             known = answer.series[symbol]

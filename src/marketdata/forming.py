@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from marketdata import planning, resample
+from marketdata.adjust import adjust_bars
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline
 from marketdata.protocols import BarsRequest, Broker
 from marketdata.quality import gate
 from marketdata.queries import BarsQuery
 from marketdata.spans import Span
-from marketdata.types import DAY, Bars
+from marketdata.types import DAY, Bars, Split
 
 
 def forming_bar(
@@ -19,11 +20,12 @@ def forming_bar(
     calendar: TradingCalendar,
     query: BarsQuery,
     symbols: Sequence[str],
+    splits: Mapping[str, Sequence[Split]],
     now_us: int,
     deadline: Deadline,
 ) -> dict[str, Bars]:
     """Return for each symbol the one bar of the query's timeframe that `now_us` lies in, from
-    what the broker has of it so far; symbols without trades in it are absent."""
+    what the broker has of it so far, divided for `splits`; symbols without trades are absent."""
     caps = broker.capabilities(query.feed)
     base = caps.bases[query.timeframe][0].base
     edge = planning.frontier(calendar, base, caps, now_us)
@@ -43,7 +45,7 @@ def forming_bar(
             found.setdefault(symbol, []).append(kept)
     answers: dict[str, Bars] = {}
     for symbol, parts in found.items():
-        bars = Bars.concat(parts)
+        bars = adjust_bars(Bars.concat(parts), splits.get(symbol, ()))
         if base is not query.timeframe:
             bars = resample.resample(bars, base, query.timeframe, calendar, query.session)
         elif query.timeframe.intraday and query.session == "regular":

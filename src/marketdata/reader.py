@@ -296,7 +296,9 @@ class Reader:
         plans = {
             s: self.segments(query, s, span, states, call.now_us).parts for s, span in spans.items()
         }
-        found = self._store.read(self._read_requests(query, plans, states))
+        requests = self._read_requests(query, plans, states)
+        read = {request.key: request.span for request in requests}
+        found = self._store.read(requests)
         newest = caching.NewestBlocks(
             query, self._broker.capabilities(query.feed), self._calendar(), call.now_us
         )
@@ -305,9 +307,8 @@ class Reader:
             pieces = []
             for part, key in zip(parts, keys, strict=True):
                 state, bars = found[key]
-                pieces.append(
-                    newest.take(query.key(symbol), part, state, self._derived(query, part, bars))
-                )
+                bars = self._derived(query, part, bars)
+                pieces.append(newest.take(query.key(symbol), part, state, bars, read[key]))
             known = [found[k][0] for k in keys]
             call.answer.series[symbol] = SeriesAnswer(
                 select(Bars.concat(pieces), query, self._calendar()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import marketdata as md
+from marketdata.protocols import ReadRequest
 from marketdata.types import COLUMNS
-from tests.stack import Stack, same, tiers
+from tests.stack import Stack, runtime, same, tiers
 
 NEW_YORK = "America/New_York"
 
@@ -322,3 +323,24 @@ def test_bars_stored_before_their_corrections_ride_along_with_the_next_request(
     (request,) = stack.sandbox.requests
     # The day before was read the same evening, before it was final.
     assert request.params["start"] == "2024-03-14T04:00:00Z"
+
+
+def test_a_block_claims_only_what_was_read(stack: Stack) -> None:
+    """Another client fetches the days before, between our plan and our read of the store."""
+    other = stack.connect()
+    store = runtime(stack.client).store
+    read = store.read
+
+    def late(requests: Sequence[ReadRequest]) -> object:
+        store.read = read  # type: ignore[method-assign]
+        other.get_bars("AAPL", "1min", start="2024-03-12", end="2024-03-14")
+        return read(requests)
+
+    store.read = late  # type: ignore[method-assign, assignment]
+    stack.client.get_bars("AAPL", "1min", start="2024-03-14")
+    window = "2024-03-13T15:00-04:00"
+    through_redis = stack.client.get_bars("AAPL", "1min", start=window)
+    stack.flush_redis()
+    same(through_redis, stack.client.get_bars("AAPL", "1min", start=window))
+    assert len(through_redis) > 380
+    other.close()

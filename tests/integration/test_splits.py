@@ -11,7 +11,7 @@ import pytest
 
 import marketdata as md
 from marketdata.sandbox import Fault, GeneratedMarket
-from tests.stack import Stack, same
+from tests.stack import Stack, runtime, same
 
 EX_DATE = "2024-02-14"  # a Wednesday
 ACTIONS = "/v1/corporate-actions"
@@ -102,3 +102,43 @@ def test_dividend_adjustment_is_refused_for_now(stack: Stack) -> None:
         with pytest.raises(md.UnsupportedRequestError, match=name):
             getattr(stack.client, name)()
     assert len(stack.sandbox.requests) == 0
+
+
+@pytest.mark.parametrize("timeframe", ["1day", "1week", "1month", "1hour"])
+def test_a_window_that_ends_before_the_split_is_adjusted_too(
+    split_stack: Stack, timeframe: str
+) -> None:
+    get = split_stack.client.get_bars
+    window = {"start": "2024-01-02", "end": "2024-02-01"}
+    raw = get("KO", timeframe, **window)  # type: ignore[arg-type]
+    adjusted = get("KO", timeframe, adjustment="split", **window)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(adjusted["close"], raw["close"] * 0.25)
+
+
+@pytest.mark.parametrize("timeframe", ["1day", "1week", "1month"])
+def test_a_forming_bar_cut_by_a_split_is_adjusted(
+    make_stack: Callable[..., Stack], timeframe: str
+) -> None:
+    market = GeneratedMarket(seed=3)
+    market.add_split("KO", date(2024, 3, 13), 4, 1)  # the day before the moment of the stack
+    stack = make_stack(source=market)
+    options = {"adjustment": "split", "include_forming": True, "limit": 3}
+    frame = stack.client.get_bars("KO", timeframe, **options)  # type: ignore[arg-type]
+    today = stack.client.get_bars("KO", "1day", **options)  # type: ignore[arg-type]
+    assert frame.attrs["marketdata"]["forming"] is True
+    assert frame["close"].iloc[-1] == today["close"].iloc[-1]
+    assert frame["high"].iloc[-1] < 2 * today["high"].iloc[-1]
+
+
+def test_a_raw_read_that_redis_covers_needs_no_postgresql_for_its_warning(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stack.client.get_bars("KO", "1min", limit=50)
+    running = runtime(stack.client)
+    running.splits._known.clear()
+
+    def gone(*_: object, **__: object) -> None:
+        raise md.StoreUnavailableError("PostgreSQL is away")
+
+    monkeypatch.setattr(running.store.database, "run", gone)
+    same(stack.client.get_bars("KO", "1min", limit=50), first)
