@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from marketdata.client import Client, connect
+from marketdata.client import Client
 from marketdata.clock import FixedClock, to_micros
+from marketdata.config import Settings
 from marketdata.sandbox import Sandbox
 from marketdata.sandbox.source import MarketSource
 from marketdata.spans import Span
@@ -34,10 +35,8 @@ class Stack:
 
     def connect(self, **settings: Any) -> Client:
         """Return another client on the same servers and clock."""
-        client = connect(**{**self.settings, "clock": repr(self.clock), **settings})
-        runtime(client).clock = self.clock
-        _share_clock(runtime(client), self.clock)
-        return client
+        chosen = Settings.load(**{**self.settings, "clock": repr(self.clock), **settings})
+        return Client(chosen, clock=self.clock)
 
     def set_time(self, text: str) -> None:
         self.clock.set(datetime.fromisoformat(text))
@@ -59,13 +58,6 @@ class Stack:
 def runtime(client: Client) -> Runtime:
     """Return the running parts of a client."""
     return client._lazy.get()
-
-
-def _share_clock(running: Runtime, clock: FixedClock) -> None:
-    for part in (running.reader, running.splits, running.latest, running.broker):
-        if hasattr(part, "_clock"):
-            part._clock = clock
-    running.reader._fetcher._clock = clock
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ CREATE TABLE series (
     timeframe       text           NOT NULL,
     coverage        tstzmultirange NOT NULL DEFAULT '{}',
     revision        bigint         NOT NULL DEFAULT 0,
-    settled_until   timestamptz,
+    unsettled       tstzmultirange NOT NULL DEFAULT '{}',
     first_bar       timestamptz,
     last_bar        timestamptz,
     bar_count       bigint         NOT NULL DEFAULT 0,
@@ -21,8 +21,9 @@ COMMENT ON COLUMN series.coverage IS
     'Spans for which the provider has answered completely, quiet time included. Gaps are what was '
     'asked minus this; rows prove nothing.';
 COMMENT ON COLUMN series.revision IS 'Grows with every commit that changes bars or coverage.';
-COMMENT ON COLUMN series.settled_until IS
-    'Covered bars before this instant were observed after the provider''s own early corrections.';
+COMMENT ON COLUMN series.unsettled IS
+    'Part of coverage whose bars were observed before the provider''s own early corrections only: '
+    'the next request beside it reads it again.';
 COMMENT ON COLUMN series.last_fetched_at IS 'Market time at which the provider was last asked.';
 
 CREATE TABLE symbols (
@@ -30,7 +31,8 @@ CREATE TABLE symbols (
     name       text,
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE symbols IS 'Names of symbols, where a provider has told them.';
+COMMENT ON TABLE symbols IS 'What symbols are called; names come with the identity of securities.';
+COMMENT ON COLUMN symbols.name IS 'NULL until then.';
 
 -- A view, so that it can never disagree with `series`.
 CREATE VIEW symbol_metadata AS
@@ -45,6 +47,7 @@ CREATE VIEW symbol_metadata AS
 COMMENT ON VIEW symbol_metadata IS
     'One row per symbol over all its series: first and last bar, number of stored bars, freshness. '
     'Read this instead of counting market_data_bars.';
+COMMENT ON COLUMN symbol_metadata.name IS 'NULL for now: names come with the identity of securities.';
 
 CREATE VIEW market_data_holdings AS
     SELECT s.provider, s.feed, s.symbol, s.timeframe,
@@ -54,8 +57,11 @@ CREATE VIEW market_data_holdings AS
            lower(s.coverage)          AS covered_from,
            upper(s.coverage)          AS covered_to,
            (SELECT count(*) FROM unnest(s.coverage)) AS covered_ranges,
-           s.settled_until, s.revision, s.last_fetched_at
+           (SELECT count(*) FROM unnest(s.unsettled)) AS unsettled_ranges,
+           lower(s.unsettled)         AS unsettled_from,
+           s.revision, s.last_fetched_at
     FROM series AS s;
 COMMENT ON VIEW market_data_holdings IS
     'What the database holds of each series: where its rows lie, how many, and what is covered. '
-    'covered_ranges is 1 for a series without gaps.';
+    'covered_ranges is 1 for a series without gaps, unsettled_ranges 0 for one that is past '
+    'corrections.';

@@ -4,7 +4,7 @@ CREATE TABLE corporate_actions (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     provider     text   NOT NULL,
     symbol       text   NOT NULL,
-    type         text   NOT NULL CHECK (type IN ('split')),
+    type         text   NOT NULL CHECK (type IN ('split', 'dividend')),
     ex_date      timestamptz NOT NULL,
     process_date date,
     new_rate     double precision CHECK (new_rate > 0 AND new_rate < 'Infinity'),
@@ -29,9 +29,11 @@ COMMENT ON COLUMN corporate_actions.corrections IS
 CREATE TABLE action_checks (
     provider   text      NOT NULL,
     symbol     text      NOT NULL,
+    type       text      NOT NULL CHECK (type IN ('split', 'dividend')),
     asked      tstzrange NOT NULL,
     checked_at timestamptz NOT NULL,
-    PRIMARY KEY (provider, symbol)
+    PRIMARY KEY (provider, symbol, type)
 );
 COMMENT ON TABLE action_checks IS
-    'For which ex-dates a provider was asked about a symbol, and when (market time).';
+    'For which ex-dates a provider was asked about a symbol''s actions of one type, and when (market '
+    'time).';

@@ -32,7 +32,8 @@ CREATE TABLE rate_budgets (
 COMMENT ON TABLE rate_budgets IS
     'Requests granted to each credential (a digest, never the credential itself) in the last minute.';
 
-CREATE FUNCTION take_request(for_credential text, per_minute integer) RETURNS double precision
+CREATE FUNCTION take_request(for_credential text, per_minute integer, reserve integer)
+    RETURNS double precision
     LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
 DECLARE
@@ -40,6 +41,7 @@ DECLARE
     moment timestamptz;
     this   bigint;
     used   bigint;
+    most   bigint := per_minute::bigint - reserve;
 BEGIN
     SELECT * INTO budget FROM rate_budgets WHERE credential = for_credential FOR UPDATE;
     IF NOT FOUND THEN
@@ -64,7 +66,7 @@ BEGIN
     END LOOP;
     budget.newest := this;
     SELECT sum(g) INTO used FROM unnest(budget.granted) AS g;
-    IF used < per_minute THEN
+    IF used < most THEN
         budget.granted[this % 61 + 1] := budget.granted[this % 61 + 1] + 1;
         UPDATE rate_budgets SET granted = budget.granted, newest = this
         WHERE credential = for_credential;
@@ -72,12 +74,13 @@ BEGIN
     END IF;
     FOR past IN this - 60 .. this LOOP
         used := used - budget.granted[past % 61 + 1];
-        IF used < per_minute THEN
+        IF used < most THEN
             RETURN past + 61 - extract(epoch FROM moment);
         END IF;
     END LOOP;
-    RETURN 61;  -- a limit of 0
+    RETURN 61;  -- a limit of 0, or all of it held back
 END
 $$;
-COMMENT ON FUNCTION take_request(text, integer) IS
-    'Take one request from a budget: 0 if granted, otherwise the seconds to wait (nothing is taken).';
+COMMENT ON FUNCTION take_request(text, integer, integer) IS
+    'Take one request from a budget: 0 if granted, otherwise the seconds to wait (nothing is taken). '
+    'It is granted only while more than `reserve` requests of the window are left.';

@@ -28,7 +28,7 @@ BEGIN
                 'corporate_actions, action_checks, flights, rate_budgets TO %I', role);
             EXECUTE format('GRANT UPDATE (provider, feed) ON store_info TO %I', role);
             EXECUTE format('GRANT EXECUTE ON FUNCTION ensure_bar_partitions(date[]), '
-                'take_request(text, integer) TO %I', role);
+                'take_request(text, integer, integer) TO %I', role);
         END IF;
     END LOOP;
 END

@@ -40,6 +40,7 @@ from marketdata.errors import (
     UnsupportedRequestError,
 )
 from marketdata.warning_types import (
+    DelayedDataWarning,
     MarketDataWarning,
     MissingSymbolsWarning,
     ProviderWarning,
@@ -124,6 +125,7 @@ __all__ = [
     "ConfigurationError",
     "DataQualityError",
     "DataUnavailableError",
+    "DelayedDataWarning",
     "Interval",
     "InvalidRangeError",
     "InvalidSymbolError",

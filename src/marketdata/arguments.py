@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import cast
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,15 @@ from marketdata.queries import BarsQuery
 from marketdata.types import Adjustment, Timeframe, unique_symbols
 
 Symbols = str | Collection[str]
+
+
+class Configured(Enum):
+    """Stands for what a setting says, where None has a meaning of its own."""
+
+    TZ = "MARKETDATA_TZ"
+
+    def __repr__(self) -> str:
+        return f"<{self.value}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,12 @@ def refuse_as_of(as_of: object) -> None:
             "as_of= needs the history of revisions and actions, which is not kept yet",
             cure="leave as_of out; end= cuts the bars at a moment",
         )
+
+
+def check_feed(feed: object) -> None:
+    """Raise `RequestError` unless `feed` is a name, or None for the configured one."""
+    if feed is not None and not isinstance(feed, str):
+        raise RequestError(f"feed={feed!r} is not a feed", cure='give a name such as "sip"')
 
 
 def deadline_of(timeout: float | None, default: float) -> Deadline:

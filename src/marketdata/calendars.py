@@ -11,6 +11,7 @@ Hours"; the end of the late session on such days has been announced differently 
 from __future__ import annotations
 
 import threading
+import warnings
 from bisect import bisect_left, bisect_right
 from datetime import date, datetime, timedelta
 from typing import Final, Literal
@@ -73,7 +74,11 @@ class TradingCalendar:
         """Build the calendar of `name` from 1980 to `end`."""
         import exchange_calendars
 
-        source = exchange_calendars.get_calendar(name, start=f"{FIRST_YEAR}-01-01", end=str(end))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pandas, about exchange_calendars' own code
+            source = exchange_calendars.get_calendar(
+                name, start=f"{FIRST_YEAR}-01-01", end=str(end)
+            )
         zone = ZoneInfo(str(source.tz))
         midnights = pd.DatetimeIndex(source.sessions).tz_localize(zone).tz_convert("UTC")
         return cls(

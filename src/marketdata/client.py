@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, overload
 
 from marketdata import explaining, frames
 from marketdata.adjusting import action_version
 from marketdata.arguments import (
+    Configured,
     Request,
     Symbols,
     adjustment_of,
     check_choice,
+    check_feed,
     deadline_of,
     refuse_as_of,
     symbol_list,
     zone_of,
 )
-from marketdata.clock import Deadline
+from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.clock import Clock, Deadline, parse_clock
 from marketdata.errors import (
     MarketDataError,
     UnknownSymbolError,
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("marketdata")
 
+EXCHANGE: Final = "XNYS"
+"""Whose calendar counts."""
 Missing = Literal["raise", "skip"]
 _SHOWN: Final = 8
 
@@ -68,17 +73,23 @@ class Client:
     ----------
     settings : Settings
         See `connect`, which reads them.
+    clock : Clock, optional
+        Market time; by default the clock that the settings name.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         from marketdata.wiring import LazyRuntime
 
         self._settings = settings
-        self._lazy = LazyRuntime(settings)
+        self._clock = parse_clock(settings.clock) if clock is None else clock
+        self._lazy = LazyRuntime(settings, self._clock)
 
     @property
     def _runtime(self) -> Runtime:
         return self._lazy.get()
+
+    def _calendar(self) -> TradingCalendar:
+        return calendar_for(EXCHANGE, self._clock.now_us())
 
     def close(self) -> None:
         """Close connections and leave the embedded servers. The client may be used again."""
@@ -110,7 +121,7 @@ class Client:
         field: str | None = None,
         missing: Missing = "raise",
         include_forming: bool = False,
-        tz: str | None = "",
+        tz: str | Configured | None = Configured.TZ,
         as_of: Moment | None = None,
         timeout: float | None = None,
     ) -> pd.DataFrame:
@@ -176,16 +187,27 @@ class Client:
             where this call stopped.
         """
         deadline = deadline_of(timeout, self._settings.timeout)
-        request = self._request(
-            symbols, timeframe, start, end, period, limit, adjustment, session, feed, as_of
-        )
         check_choice("missing", missing, ("raise", "skip"))
         if field is not None:
             check_choice("field", field, COLUMNS)
-        runtime = self._runtime
         zone = zone_of(
-            self._settings.tz if tz == "" else tz, request.query.timeframe, runtime.calendar()
+            self._settings.tz if tz is Configured.TZ else tz,
+            Timeframe.parse(timeframe),
+            self._calendar(),
         )
+        request = self._request(
+            symbols,
+            timeframe,
+            start=start,
+            end=end,
+            period=period,
+            limit=limit,
+            adjustment=adjustment,
+            session=session,
+            feed=feed,
+            as_of=as_of,
+        )
+        runtime = self._runtime
         answer = self._answer(request, missing, deadline)
         splits: Mapping[str, Sequence[Split]] = {}
         if request.adjustment == "raw":
@@ -208,24 +230,28 @@ class Client:
         self,
         symbols: Symbols,
         timeframe: str,
+        *,
         start: Moment | None,
         end: Moment | None,
         period: str | None,
         limit: int | None,
-        adjustment: str | None,
         session: str,
         feed: str | None,
-        as_of: object,
+        adjustment: str | None = None,
+        as_of: object = None,
     ) -> Request:
+        """Check everything that can be checked without a server, then start what is needed."""
         names, single = symbol_list(symbols)
         parsed = Timeframe.parse(timeframe)
         chosen = adjustment_of(self._settings.adjustment if adjustment is None else adjustment)
         refuse_as_of(as_of)
         check_choice("session", session, ("regular", "extended"))
+        check_feed(feed)
+        now_us = self._clock.now_us()
+        window = resolve_window(
+            self._calendar(), now_us, start=start, end=end, period=period, limit=limit
+        )
         runtime = self._runtime
-        calendar = runtime.calendar()
-        now_us = runtime.clock.now_us()
-        window = resolve_window(calendar, now_us, start=start, end=end, period=period, limit=limit)
         query = BarsQuery(
             runtime.provider,
             runtime.feed_named(feed),
@@ -316,23 +342,34 @@ class Client:
 
     def _dated(self, bars: Bars) -> Bars:
         """Return daily bars labelled by their session's date at 00:00 of no zone."""
-        calendar = self._runtime.calendar()
+        calendar = self._calendar()
         days = calendar.session_index(bars.timestamp)
         local = (calendar.midnight[days] + DAY // 2) // DAY * DAY
         return Bars(local, bars.values)
 
     # ---------------------------------------------------------------------- what is known
 
+    @overload
+    def coverage(  # type: ignore[overload-overlap]  # a string is a collection of strings
+        self, symbols: str, timeframe: str = "1day", *, feed: str | None = None
+    ) -> list[Interval]: ...
+    @overload
+    def coverage(
+        self, symbols: Collection[str], timeframe: str = "1day", *, feed: str | None = None
+    ) -> pd.DataFrame: ...
     def coverage(
         self, symbols: Symbols, timeframe: str = "1day", *, feed: str | None = None
-    ) -> Any:
+    ) -> list[Interval] | pd.DataFrame:
         """Return what is stored completely, without any broker call.
 
         Parameters
         ----------
         symbols : str or collection of str
         timeframe : str
-            The stored series asked about: ``1min`` and ``1day`` where the rest is derived.
+            Of the bars that a read would ask for: those derived from minutes or days are covered
+            where these are.
+        feed : str, optional
+            A feed of the broker; the configured one by default.
 
         Returns
         -------
@@ -341,8 +378,40 @@ class Client:
         DataFrame
             For a collection: one row an interval, columns ``symbol start end``.
         """
-        return self._known_spans(symbols, timeframe, feed, None, None)
+        names, single = symbol_list(symbols)
+        parsed = Timeframe.parse(timeframe)
+        check_feed(feed)
+        runtime = self._runtime
+        query = self._everything(names, parsed, runtime.feed_named(feed))
+        found = explaining.coverage(runtime, query)
+        return _intervals(found[names[0]]) if single else explaining.spans_frame(found)
 
+    def _everything(self, names: tuple[str, ...], timeframe: Timeframe, feed: str) -> BarsQuery:
+        window = Window(None, self._clock.now_us(), None)
+        return BarsQuery(self._runtime.provider, feed, names, timeframe, window, "extended")
+
+    @overload
+    def gaps(  # type: ignore[overload-overlap]  # a string is a collection of strings
+        self,
+        symbols: str,
+        timeframe: str = "1day",
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        period: str | None = None,
+        feed: str | None = None,
+    ) -> list[Interval]: ...
+    @overload
+    def gaps(
+        self,
+        symbols: Collection[str],
+        timeframe: str = "1day",
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        period: str | None = None,
+        feed: str | None = None,
+    ) -> pd.DataFrame: ...
     def gaps(
         self,
         symbols: Symbols,
@@ -352,44 +421,50 @@ class Client:
         end: Moment | None = None,
         period: str | None = None,
         feed: str | None = None,
-    ) -> Any:
-        """Return what of ``[start, end)`` was never answered, in trading time; no broker call.
+    ) -> list[Interval] | pd.DataFrame:
+        """Return what of ``[start, end)`` is not stored, in trading time; no broker call.
 
         A quiet minute inside coverage is no gap. Without `start` or `period`: two years.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+        timeframe : str
+            Of the bars that a read would ask for; where they are derived, the gaps are those of
+            the minutes or days they are made of.
+        start, end, period : optional
+            As for `get_bars`.
+        feed : str, optional
+            A feed of the broker; the configured one by default.
 
         Returns
         -------
         list of Interval
-            For one symbol; empty where everything closed by now is stored.
+            For one symbol; empty where everything closed by now is stored. Both what was never
+            asked and what the broker no longer gives.
         DataFrame
-            For a collection: one row a gap, columns ``symbol start end state``.
+            For a collection: one row a gap, columns ``symbol start end state``. The state is
+            ``never asked`` (a read fetches it) or ``unavailable`` (older than the broker gives
+            this timeframe; a read raises `DataUnavailableError`).
         """
-        runtime = self._runtime
+        names, single = symbol_list(symbols)
+        parsed = Timeframe.parse(timeframe)
+        check_feed(feed)
+        now_us = self._clock.now_us()
         window = resolve_window(
-            runtime.calendar(),
-            runtime.clock.now_us(),
+            self._calendar(),
+            now_us,
             start=start,
             end=end,
             period=period if start is not None or period is not None else "2y",
         )
-        return self._known_spans(symbols, timeframe, feed, window, "never asked")
-
-    def _known_spans(
-        self,
-        symbols: Symbols,
-        timeframe: str,
-        feed: str | None,
-        window: Window | None,
-        state: str | None,
-    ) -> Any:
-        names, single = symbol_list(symbols)
         runtime = self._runtime
-        found = explaining.known_spans(
-            runtime, names, Timeframe.parse(timeframe), runtime.feed_named(feed), window
-        )
+        named = runtime.feed_named(feed)
+        query = BarsQuery(runtime.provider, named, names, parsed, window, "extended")
+        found = explaining.gaps(runtime, query, now_us)
         if single:
-            return [Interval.of(span) for span in found[names[0]]]
-        return explaining.spans_frame(found, state)
+            return _intervals(sorted(s for spans in found[names[0]].values() for s in spans))
+        return explaining.gaps_frame(found)
 
     def explain(
         self,
@@ -405,42 +480,124 @@ class Client:
     ) -> Plan:
         """Return what `get_bars` with the same parameters would do; fetches nothing.
 
+        Parameters
+        ----------
+        symbols, timeframe, start, end, period, limit, session, feed
+            As for `get_bars`.
+
         Returns
         -------
         Plan
             Spans by tier, and the broker calls, bars and seconds they would cost.
         """
         request = self._request(
-            symbols, timeframe, start, end, period, limit, None, session, feed, None
+            symbols,
+            timeframe,
+            start=start,
+            end=end,
+            period=period,
+            limit=limit,
+            session=session,
+            feed=feed,
         )
         return explaining.explain(self._runtime, request.query, request.now_us)
 
-    def stats(self) -> dict[str, int | float]:
-        """Return this process's counters: reads by tier, broker requests, rejected bars, ..."""
-        return self._runtime.stats()
+    def stats(self) -> dict[str, int]:
+        """Return what this client did in this process so far. Starts nothing.
 
-    def provenance(self, frame: pd.DataFrame) -> dict[str, str | int | float | bool]:
-        """Print where `frame` came from, and return it as a dict."""
-        return print_provenance(frame)
+        Returns
+        -------
+        dict
+            ``reads``: calls of `get_bars`. ``series_from_redis``, ``series_from_postgres``,
+            ``series_from_broker``: symbols by the lowest tier that had to be asked.
+            ``broker_pages``, ``bars_fetched``, ``bars_flagged``: what those calls fetched;
+            ``bars_rejected_<reason>``: bars they did not keep. ``redis_hits``, ``redis_misses``,
+            ``redis_stale``, ``redis_damaged``: cached blocks; ``redis_errors``: failed Redis
+            calls. ``broker_requests``: HTTP requests sent to the broker, of any kind.
+        """
+        from marketdata.wiring import stats_of_nothing
+
+        running = self._lazy.running
+        return stats_of_nothing() if running is None else running.stats()
+
+    def provenance(self, frame: pd.DataFrame) -> None:
+        """Print where `frame` came from, one fact a line.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            From `get_bars`; the facts themselves are in ``frame.attrs["marketdata"]``.
+        """
+        print_provenance(frame)
 
     def plot(self, frame: pd.DataFrame, **options: Any) -> Any:
-        """Return a candlestick figure of `frame`; see `marketdata.plotting.plot`."""
+        """Return a candlestick figure of `frame`; needs the extra ``[plot]``.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            From `get_bars`.
+        **options
+            ``path`` writes one HTML page; all of them: see `marketdata.plotting.plot`.
+
+        Raises
+        ------
+        MissingDependencyError
+            plotly is not installed.
+        """
         from marketdata.plotting import plot
 
         return plot(frame, **options)
 
     # -------------------------------------------------------------------------------- latest
 
+    @overload
+    def get_latest_bar(  # type: ignore[overload-overlap]  # a string is a collection of strings
+        self, symbols: str, *, feed: str | None = None, timeout: float | None = None
+    ) -> Bar: ...
+    @overload
+    def get_latest_bar(
+        self, symbols: Collection[str], *, feed: str | None = None, timeout: float | None = None
+    ) -> pd.DataFrame: ...
     def get_latest_bar(
         self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
     ) -> Bar | pd.DataFrame:
-        """Return the newest minute bar, which may still be forming; see `Bar`."""
+        """Return the newest minute bar, which may still be forming; kept for a second.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+            One symbol gives a `Bar`, any other collection a DataFrame with a row a symbol.
+        feed : str, optional
+            A feed of the broker, ``delayed_sip`` among them at Alpaca; the configured one by
+            default.
+        timeout : float, optional
+            Seconds the call may take in all.
+        """
         return cast("Bar | pd.DataFrame", self._latest("bar", symbols, feed, timeout))
 
+    @overload
+    def get_latest_trade(  # type: ignore[overload-overlap]  # a string is a collection of strings
+        self, symbols: str, *, feed: str | None = None, timeout: float | None = None
+    ) -> Trade: ...
+    @overload
+    def get_latest_trade(
+        self, symbols: Collection[str], *, feed: str | None = None, timeout: float | None = None
+    ) -> pd.DataFrame: ...
     def get_latest_trade(
         self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
     ) -> Trade | pd.DataFrame:
-        """Return the newest trade.
+        """Return the newest trade; kept for a second.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+            One symbol gives a `Trade`, any other collection a DataFrame with a row a symbol.
+        feed : str, optional
+            A feed of the broker, ``delayed_sip`` among them at Alpaca; the configured one by
+            default.
+        timeout : float, optional
+            Seconds the call may take in all.
 
         Raises
         ------
@@ -449,10 +606,28 @@ class Client:
         """
         return cast("Trade | pd.DataFrame", self._latest("trade", symbols, feed, timeout))
 
+    @overload
+    def get_latest_quote(  # type: ignore[overload-overlap]  # a string is a collection of strings
+        self, symbols: str, *, feed: str | None = None, timeout: float | None = None
+    ) -> Quote: ...
+    @overload
+    def get_latest_quote(
+        self, symbols: Collection[str], *, feed: str | None = None, timeout: float | None = None
+    ) -> pd.DataFrame: ...
     def get_latest_quote(
         self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
     ) -> Quote | pd.DataFrame:
-        """Return the newest quote.
+        """Return the newest quote; kept for a second.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+            One symbol gives a `Quote`, any other collection a DataFrame with a row a symbol.
+        feed : str, optional
+            A feed of the broker, ``delayed_sip`` among them at Alpaca; the configured one by
+            default.
+        timeout : float, optional
+            Seconds the call may take in all.
 
         Raises
         ------
@@ -465,6 +640,12 @@ class Client:
         self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
     ) -> pd.DataFrame:
         """Return latest trade, quote, minute bar, daily bar and previous daily bar by symbol.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+        feed, timeout : optional
+            As for `get_latest_trade`.
 
         Returns
         -------
@@ -479,9 +660,11 @@ class Client:
         self, kind: str, symbols: Symbols, feed: str | None, timeout: float | None
     ) -> object:
         names, single = symbol_list(symbols)
-        runtime = self._runtime
+        check_feed(feed)
         deadline = deadline_of(timeout, self._settings.timeout)
-        return runtime.latest.get(kind, names, single, runtime.feed_named(feed), deadline)
+        runtime = self._runtime
+        named = runtime.feed_named(feed, latest=True)
+        return runtime.latest.get(kind, names, single, named, deadline)
 
     # ------------------------------------------------------------------------- not served yet
 
@@ -523,6 +706,10 @@ def connect(**settings: Any) -> Client:
     from marketdata.config import Settings
 
     return Client(Settings.load(**settings))
+
+
+def _intervals(spans: list[Span]) -> list[Interval]:
+    return [Interval.of(span) for span in spans]
 
 
 def _not_yet(what: str, instead: str) -> MarketDataError:

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
@@ -355,11 +355,20 @@ def _unusable(
     return problems
 
 
+def is_secret(field: str) -> bool:
+    """Return whether a setting is never shown: whether its annotation holds `SecretStr`."""
+    return _holds_secret(Settings.model_fields[field].annotation)
+
+
+def _holds_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_holds_secret(a) for a in get_args(annotation))
+
+
 def _shown(field: str, value: object) -> str:
     """Return a value as it may be shown: keys hidden, URLs without their passwords."""
     if value is None:
         return ""
-    if field in {"alpaca_key_id", "alpaca_secret_key"}:
+    if is_secret(field):
         return MASK
     text = str(value)
     return masked_url(text) if field.endswith("_url") else text

@@ -124,29 +124,43 @@ class ConfigurationError(MarketDataError):
 class MissingDependencyError(ConfigurationError):
     """An optional extra is not installed; the message names its pip line."""
 
+    default_cure = "install the extra with pip, for example: pip install 'marketdata[all]'"
+
 
 class RequestError(MarketDataError, ValueError):
     """The call itself cannot be answered as written; a retry does not help."""
+
+    default_cure = "correct the call; its parameters are described in help(marketdata.get_bars)"
 
 
 class InvalidSymbolError(RequestError):
     """Not a symbol this library can ask for."""
 
+    default_cure = "use the exchange's symbol of a US stock or ETF, such as AAPL or BRK.B"
+
 
 class InvalidTimeframeError(RequestError):
     """Not a timeframe, or an ambiguous one such as ``1M``."""
+
+    default_cure = "use one of: 1min 5min 15min 30min 1hour 4hour 1day 1week 1month"
 
 
 class InvalidRangeError(RequestError):
     """Reversed, contradictory or unreadable start, end, period or limit."""
 
+    default_cure = "give start before end, or a period, or a limit; end is exclusive"
+
 
 class NaiveTimestampError(InvalidRangeError):
     """A datetime without time zone; the message shows the corrected spelling."""
 
+    default_cure = "give the datetime a time zone"
+
 
 class UnsupportedRequestError(RequestError):
     """A documented parameter that this release does not serve yet."""
+
+    default_cure = "leave it out; the README lists what is not in this release"
 
 
 class UnknownSymbolError(MarketDataError):
@@ -155,49 +169,68 @@ class UnknownSymbolError(MarketDataError):
     ``facts["symbols"]`` lists all of them.
     """
 
+    default_cure = "correct the symbol: a company that was renamed has its newest symbol"
+
 
 class DataUnavailableError(MarketDataError):
     """The data exists nowhere this call may look: not entitled, too old, an offline gap."""
+
+    default_cure = (
+        "ask for another span, timeframe or feed; marketdata doctor shows what the broker grants"
+    )
 
 
 class DataQualityError(MarketDataError):
     """An answer fails the quality gates as a whole."""
 
+    default_cure = "nothing of it was stored; report it to the broker"
+
 
 class BrokerError(MarketDataError):
     """The broker failed to answer."""
+
+    default_cure = "run: marketdata doctor"
 
 
 class RateLimitError(BrokerError):
     """The request budget is spent; ``facts["retry_after"]`` says for how many seconds."""
 
     transient = True
+    default_cure = "call again in a minute, or allow more time with timeout="
 
 
 class BrokerTimeoutError(BrokerError):
     """The broker did not answer in time; what its finished pages proved is kept."""
 
     transient = True
+    default_cure = "call again to go on where it stopped, or allow more time with timeout="
 
 
 class BrokerUnavailableError(BrokerError):
     """No connection to the broker, or it answers 5xx."""
 
     transient = True
+    default_cure = "call again later; run: marketdata doctor"
 
 
 class AuthenticationError(BrokerError):
     """Missing or refused credentials."""
 
-    default_cure = "check APCA_API_KEY_ID and APCA_API_SECRET_KEY; run: marketdata doctor"
+    default_cure = "check the broker's keys; run: marketdata doctor"
 
 
 class BrokerResponseError(BrokerError):
     """The broker's answer cannot be understood or contradicts its own protocol."""
 
+    default_cure = (
+        "call again where error.transient is true; else check the broker's URL, and report it"
+    )
+
 
 class StoreError(MarketDataError):
     """PostgreSQL refused or failed."""
+
+    default_cure = "run: marketdata doctor"
 
 
 class StoreUnavailableError(StoreError):
@@ -219,11 +252,14 @@ class StoreReadOnlyError(StoreError):
 class SchemaError(StoreError):
     """The database schema is missing, newer than this release, or was changed by hand."""
 
+    default_cure = "run: marketdata db status"
+
 
 class CacheError(MarketDataError):
     """Redis failed. Never raised by a read: a read goes on with PostgreSQL."""
 
     transient = True
+    default_cure = "check that Redis is running; run: marketdata doctor"
 
 
 def _tree(cls: type[MarketDataError]) -> dict[str, type[MarketDataError]]:

@@ -1,16 +1,15 @@
-"""What is known and what a call would cost: coverage, gaps, plans, fingerprints, provenance."""
+"""What is known and what a call would cost: coverage, gaps, plans. Asks the store, no broker."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from marketdata import planning
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import from_micros
-from marketdata.ranges import Window
-from marketdata.spans import Span
+from marketdata.spans import Span, intersect, normalise
 from marketdata.types import SeriesKey, Timeframe
 
 if TYPE_CHECKING:
@@ -55,7 +54,10 @@ class Plan:
         return "\n".join([*lines, cost])
 
 
-_SECONDS_A_CALL = 0.35
+NEVER_ASKED: Final = "never asked"
+UNAVAILABLE: Final = "unavailable"
+_SECONDS_A_CALL: Final = 0.35
+_FAR: Final = 2**62
 
 
 def explain(runtime: Runtime, query: BarsQuery, now_us: int) -> Plan:
@@ -97,36 +99,82 @@ def _planned(
     return PlannedSpan(symbol, tier, base.value, start, end, expected)
 
 
-def known_spans(
-    runtime: Runtime,
-    symbols: Sequence[str],
-    timeframe: Timeframe,
-    feed: str,
-    window: Window | None,
-) -> dict[str, list[Span]]:
-    """Return coverage of the stored series by symbol; with a window, the gaps inside it."""
-    caps = runtime.broker.capabilities(feed)
-    base = caps.bases[timeframe][0].base
-    keys = {s: SeriesKey(runtime.provider, feed, s, base) for s in symbols}
-    states = runtime.store.states(list(keys.values()))
-    if window is None:
-        return {s: list(states[k].coverage) for s, k in keys.items()}
+def coverage(runtime: Runtime, query: BarsQuery) -> dict[str, list[Span]]:
+    """Return by symbol the time for which bars of the query's timeframe need no broker.
+
+    Where several stored series can answer (Yahoo's minutes, and its own hours further back), each
+    counts where a read would take it from.
+    """
     calendar = runtime.calendar()
-    edge = planning.frontier(calendar, base, caps, runtime.clock.now_us())
-    asked = Span(max(window.span(calendar.first).start, caps.earliest), min(window.end, edge))
-    return {s: planning.gaps(asked, states[k], calendar, base) for s, k in keys.items()}
+    caps = runtime.broker.capabilities(query.feed)
+    now_us = query.window.end
+    whole = Span(min(max(caps.earliest, calendar.first), now_us), now_us)
+    states = runtime.reader.states(query, query.symbols)
+    found: dict[str, list[Span]] = {}
+    for symbol in query.symbols:
+        parts = runtime.reader.segments(query, symbol, whole, states, now_us).parts
+        spans: list[Span] = []
+        for at, part in enumerate(parts):
+            key = query.key(symbol).with_timeframe(part.base)
+            # Coverage reaches over closed hours, beyond the first and the last label.
+            start = part.labels.start if at else -_FAR
+            end = part.labels.end if at + 1 < len(parts) else _FAR
+            spans += intersect(states[key].coverage, [Span(start, end)])
+        found[symbol] = normalise(spans)
+    return found
 
 
-def spans_frame(found: Mapping[str, Sequence[Span]], state: str | None) -> pd.DataFrame:
-    """Return spans of many symbols as a frame, one row each."""
+def gaps(runtime: Runtime, query: BarsQuery, now_us: int) -> dict[str, dict[str, list[Span]]]:
+    """Return by symbol and state what of the query's window is not stored, in trading time.
+
+    ``never asked`` is what a read would fetch; ``unavailable`` is older than the broker gives.
+    """
+    calendar = runtime.calendar()
+    spans = runtime.reader.planned_spans(query, query.symbols, now_us)
+    states = runtime.reader.states(query, query.symbols)
+    found: dict[str, dict[str, list[Span]]] = {}
+    for symbol, span in spans.items():
+        plan = runtime.reader.segments(query, symbol, span, states, now_us)
+        asked: list[Span] = []
+        for part in plan.parts:
+            state = states[query.key(symbol).with_timeframe(part.base)]
+            asked += planning.gaps(part.asked, state, calendar, part.base)
+        hours = planning.stored_hours(query.timeframe)
+        trading = [calendar.trading_spans(s, hours) for s in plan.too_old]
+        found[symbol] = {
+            NEVER_ASKED: normalise(asked),
+            UNAVAILABLE: [Span(t[0].start, t[-1].end) for t in trading if t],
+        }
+    return found
+
+
+def gaps_frame(found: Mapping[str, Mapping[str, Sequence[Span]]]) -> pd.DataFrame:
+    """Return gaps of many symbols as a frame, one row each, with their state."""
     import pandas as pd
 
-    rows = [(symbol, span) for symbol, spans in found.items() for span in spans]
-    data: dict[str, object] = {
-        "symbol": pd.array([r[0] for r in rows], dtype="str"),
-        "start": pd.to_datetime([r[1].start for r in rows], unit="us", utc=True).as_unit("us"),
-        "end": pd.to_datetime([r[1].end for r in rows], unit="us", utc=True).as_unit("us"),
-    }
-    if state is not None:
-        data["state"] = pd.array([state] * len(rows), dtype="str")
-    return pd.DataFrame(data)
+    rows = sorted(
+        (symbol, span, state)
+        for symbol, by_state in found.items()
+        for state, spans in by_state.items()
+        for span in spans
+    )
+    frame = _frame([(symbol, span) for symbol, span, _ in rows])
+    frame["state"] = pd.array([state for _, _, state in rows], dtype="str")
+    return frame
+
+
+def spans_frame(found: Mapping[str, Sequence[Span]]) -> pd.DataFrame:
+    """Return spans of many symbols as a frame, one row each."""
+    return _frame([(symbol, span) for symbol, spans in found.items() for span in spans])
+
+
+def _frame(rows: Sequence[tuple[str, Span]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "symbol": pd.array([r[0] for r in rows], dtype="str"),
+            "start": pd.to_datetime([r[1].start for r in rows], unit="us", utc=True).as_unit("us"),
+            "end": pd.to_datetime([r[1].end for r in rows], unit="us", utc=True).as_unit("us"),
+        }
+    )

@@ -31,7 +31,7 @@ from marketdata.errors import (
     RateLimitError,
     as_other_waiter,
 )
-from marketdata.flights import LocalFlight, LocalFlights
+from marketdata.flights import LocalFlight, LocalFlights, is_private
 from marketdata.planning import Fetch
 from marketdata.protocols import (
     BarCache,
@@ -48,6 +48,7 @@ from marketdata.protocols import (
 from marketdata.quality import gate
 from marketdata.spans import Span, intersect
 from marketdata.types import Bars, SeriesKey
+from marketdata.verdicts import Verdicts
 
 log = logging.getLogger("marketdata.fetching")
 
@@ -98,7 +99,7 @@ class Fetcher:
         self._verdicts = verdicts
         self._clock = clock
         self._calendar = calendar
-        self._local = LocalFlights()
+        self._local = LocalFlights[SeriesKey]()
 
     def fetch(
         self, fetch: Fetch, deadline: Deadline, trace: FetchTrace, progress: Progress | None = None
@@ -305,10 +306,12 @@ class _PageKeeper:
             self._open.discard(symbol)
         self._trace.rejected.update(page.rejected)
         self._seen.update(s for s, bars in page.bars.items() if len(bars))
+        proven_here = [s for s in sorted(page.proven) if s in self._keys]
+        unknown = self._unknown(proven_here)
         commits = [
-            self._commit(symbol, page.bars.get(symbol), proven)
-            for symbol, proven in sorted(page.proven.items())
-            if symbol in self._keys and self._exists(symbol)
+            self._commit(symbol, page.bars.get(symbol), page.proven[symbol])
+            for symbol in proven_here
+            if symbol not in unknown
         ]
         for symbol, proven in page.proven.items():
             if proven.end >= self._fetch.span.end:
@@ -321,17 +324,18 @@ class _PageKeeper:
         self._trace.bars += kept
         return kept
 
-    def _exists(self, symbol: str) -> bool:
-        """Ask about a symbol only when it has no bars now and never had any."""
-        if symbol in self._seen or self._states[self._keys[symbol]].first_bar is not None:
-            return True
-        known = self._fetcher._verdicts.known(symbol, self._deadline)
-        if known is False:
-            self._trace.unknown.add(symbol)
-            return False
-        if known is None:
-            self._trace.unverified.add(symbol)
-        return True
+    def _unknown(self, symbols: Sequence[str]) -> set[str]:
+        """Ask about those that have no bars now and never had any; return what does not exist."""
+        doubtful = [
+            s
+            for s in symbols
+            if s not in self._seen and self._states[self._keys[s]].first_bar is None
+        ]
+        found = self._fetcher._verdicts.of(doubtful, self._deadline)
+        unknown = {s for s, known in found.items() if known is False}
+        self._trace.unknown |= unknown
+        self._trace.unverified |= {s for s, known in found.items() if known is None}
+        return unknown
 
     def _commit(self, symbol: str, bars: Bars | None, proven: Span) -> Commit:
         calendar = self._fetcher._calendar()
@@ -363,56 +367,14 @@ class _PageKeeper:
         return self._observed - delay
 
 
-class Verdicts:
-    """Remembers for a short while which symbols the broker says do not exist; never an error."""
-
-    MEMORY: Final = 60.0
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._unknown: dict[str, float] = {}
-        self._listed: tuple[float, frozenset[str]] | None = None
-
-    def remembered_unknown(self, symbols: Sequence[str]) -> list[str]:
-        """Return those of `symbols` that were found unknown less than a minute ago."""
-        if not self._unknown:
-            return []
-        now = time.monotonic()
-        return [s for s in symbols if self._unknown.get(s, 0.0) > now]
-
-    def known(self, symbol: str, deadline: Deadline) -> bool | None:
-        """Return the assets endpoint's verdict, or None where it gave none."""
-        if self.remembered_unknown([symbol]):
-            return False
-        verdict = self._broker.verdict(symbol, deadline)
-        if verdict.known is False:
-            self._unknown[symbol] = time.monotonic() + self.MEMORY
-        return verdict.known
-
-    def nearest(self, symbol: str, known: Sequence[str], deadline: Deadline) -> list[str]:
-        """Return up to three symbols spelt like `symbol`, from the store and the broker's list."""
-        import difflib
-
-        if self._listed is None or self._listed[0] < time.monotonic():
-            try:
-                listed = frozenset(self._broker.symbols(deadline))
-            except MarketDataError:
-                listed = frozenset()
-            self._listed = (time.monotonic() + 3600.0, listed)
-        names = sorted({*known, *self._listed[1]} - {symbol})
-        return difflib.get_close_matches(symbol, names, n=3, cutoff=0.6)
-
-
 # --------------------------------------------------------------------------------------- errors
 
 
 def _is_private(error: MarketDataError, deadline: Deadline) -> bool:
-    """Whether an error concerns its caller alone, so that those who waited start anew: its own
-    deadline cut it short, or the broker has just taught this process a longer delay."""
-    if isinstance(error, DataUnavailableError) and "settle_delay" in error.facts:
-        return True
-    facts = error.facts
-    return deadline.expired or bool(facts.get("deadline") or facts.get("cut_by_deadline"))
+    """Whether those who waited start anew: the caller's own deadline cut the walk short, or the
+    broker has just taught this process a longer delay."""
+    learnt = isinstance(error, DataUnavailableError) and "settle_delay" in error.facts
+    return learnt or is_private(error, deadline)
 
 
 def _say_what_was_kept(

@@ -1,27 +1,27 @@
-"""Single flight inside one process: one thread fetches a series, the others wait for its outcome.
+"""Single flight inside one process: one thread asks for a thing, the others wait for its outcome.
 
-The cross-process part is a row in the store (`protocols.FlightLog`); this layer in front of it
-keeps fifty threads of one process from polling the store fifty times.
+A thing is whatever can be a key: a stored series, a symbol's splits, a latest quote. For stored
+series the cross-process part is a row in the store (`protocols.FlightLog`); this layer in front of
+it keeps fifty threads of one process from polling the store fifty times.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from marketdata.clock import Deadline
 from marketdata.errors import MarketDataError
 from marketdata.protocols import FlightOutcome
 from marketdata.spans import Span
-from marketdata.types import SeriesKey
 
 
 @dataclass(slots=True)
 class LocalFlight:
-    """One thread's claim on one series."""
+    """One thread's claim on one thing, for a span of time where that is part of the question."""
 
-    span: Span
+    span: Span | None = None
     landed: threading.Event = field(default_factory=threading.Event)
     error: MarketDataError | None = None
 
@@ -29,20 +29,20 @@ class LocalFlight:
         return FlightOutcome(self.error, self.span)
 
 
-class LocalFlights:
+class LocalFlights[Key: Hashable]:
     """Claims of this process's threads. Never blocks while holding a claim: a thread takes what
     is free, fetches that, lands, and only then waits for the others; so there is no deadlock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flying: dict[SeriesKey, LocalFlight] = {}
+        self._flying: dict[Key, LocalFlight] = {}
 
     def board(
-        self, keys: Sequence[SeriesKey], span: Span
-    ) -> tuple[dict[SeriesKey, LocalFlight], dict[SeriesKey, LocalFlight]]:
-        """Return the flights this thread leads and those of other threads, by series."""
-        led: dict[SeriesKey, LocalFlight] = {}
-        others: dict[SeriesKey, LocalFlight] = {}
+        self, keys: Iterable[Key], span: Span | None = None
+    ) -> tuple[dict[Key, LocalFlight], dict[Key, LocalFlight]]:
+        """Return the flights this thread leads and those of other threads, by key."""
+        led: dict[Key, LocalFlight] = {}
+        others: dict[Key, LocalFlight] = {}
         with self._lock:
             for key in keys:
                 flying = self._flying.get(key)
@@ -52,7 +52,7 @@ class LocalFlights:
                     others[key] = flying
         return led, others
 
-    def land(self, led: dict[SeriesKey, LocalFlight], error: MarketDataError | None = None) -> None:
+    def land(self, led: dict[Key, LocalFlight], error: MarketDataError | None = None) -> None:
         """End these flights and wake those who wait. Idempotent."""
         with self._lock:
             for key, flight in led.items():
@@ -69,3 +69,10 @@ class LocalFlights:
         if flight.landed.wait(None if remaining == float("inf") else remaining):
             return flight.outcome()
         return None
+
+
+def is_private(error: MarketDataError, deadline: Deadline) -> bool:
+    """Whether an error concerns its caller alone, so that those who waited start anew: its own
+    deadline cut it short."""
+    facts = error.facts
+    return deadline.expired or bool(facts.get("deadline") or facts.get("cut_by_deadline"))

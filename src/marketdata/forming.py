@@ -8,6 +8,7 @@ from marketdata import planning, resample
 from marketdata.adjust import adjust_bars
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline
+from marketdata.errors import DataUnavailableError
 from marketdata.protocols import BarsRequest, Broker
 from marketdata.quality import gate
 from marketdata.queries import BarsQuery
@@ -39,10 +40,14 @@ def forming_bar(
         return {}
     found: dict[str, list[Bars]] = {}
     request = BarsRequest(tuple(sorted(symbols)), base, span, query.feed)
-    for page in broker.pages(request, deadline):
-        for symbol, bars in page.bars.items():
-            kept = gate(bars, span=span, timeframe=base, calendar=calendar, now_us=None).bars
-            found.setdefault(symbol, []).append(kept)
+    try:
+        for page in broker.pages(request, deadline):
+            for symbol, bars in page.bars.items():
+                kept = gate(bars, span=span, timeframe=base, calendar=calendar, now_us=None).bars
+                found.setdefault(symbol, []).append(kept)
+    except DataUnavailableError:
+        # A key that may not see the last minutes has no forming bar; the closed ones stand.
+        return {}
     answers: dict[str, Bars] = {}
     for symbol, parts in found.items():
         bars = adjust_bars(Bars.concat(parts), splits.get(symbol, ()))

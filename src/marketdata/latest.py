@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from marketdata.clock import Clock, Deadline, from_micros, now
-from marketdata.errors import DataUnavailableError
+from marketdata.errors import (
+    BrokerTimeoutError,
+    DataUnavailableError,
+    MarketDataError,
+    as_other_waiter,
+)
+from marketdata.flights import LocalFlight, LocalFlights, is_private
 from marketdata.protocols import Broker
 
 if TYPE_CHECKING:
@@ -71,15 +77,15 @@ class Quote(_Latest):
 
     @property
     def midpoint(self) -> float:
+        """Halfway between bid and ask, in dollars; NaN where either is."""
         return (self.bid_price + self.ask_price) / 2
 
 
 _CLASSES: Final[dict[str, type[_Latest]]] = {"bar": Bar, "trade": Trade, "quote": Quote}
 
 
-@dataclass(slots=True)
-class _Flight:
-    done: threading.Event = field(default_factory=threading.Event)
+Wanted = tuple[str, str, str]
+"""Kind, feed, symbol."""
 
 
 class LatestReader:
@@ -91,13 +97,22 @@ class LatestReader:
         self._broker = broker
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str, str], tuple[float, Mapping[str, Any] | None]] = {}
-        self._flying: dict[tuple[str, str, str], _Flight] = {}
+        self._known: dict[Wanted, tuple[float, Mapping[str, Any] | None]] = {}
+        self._flights = LocalFlights[Wanted]()
 
     def get(
         self, kind: str, symbols: Sequence[str], single: bool, feed: str, deadline: Deadline
     ) -> object:
-        """Return one frozen object for a single symbol, else a frame by symbol."""
+        """Return one frozen object for a single symbol, else a frame by symbol.
+
+        Raises
+        ------
+        DataUnavailableError
+            The broker answered, and has none of the single symbol; a retry does not help now.
+        BrokerError
+            Ours, or that of the caller whose request we waited for. `BrokerTimeoutError` where
+            that one did not end within our deadline; a retry helps.
+        """
         found = self._fresh(kind, symbols, feed, deadline)
         if not single:
             return self._frame(kind, symbols, found)
@@ -112,48 +127,76 @@ class LatestReader:
     def _fresh(
         self, kind: str, symbols: Sequence[str], feed: str, deadline: Deadline
     ) -> dict[str, Mapping[str, Any]]:
+        """Return what is a second old at most; one thread asks for a symbol, the others wait."""
         found: dict[str, Mapping[str, Any]] = {}
-        wanted = list(symbols)
+        wanted = self._remembered([(kind, feed, s) for s in symbols], found)
         while wanted:
-            mine: list[str] = []
-            waits: list[_Flight] = []
-            with self._lock:
-                for symbol in wanted:
-                    at = (kind, feed, symbol)
-                    known = self._known.get(at)
-                    if known is not None and known[0] > time.monotonic():
-                        if known[1] is not None:
-                            found[symbol] = known[1]
-                    elif at in self._flying:
-                        waits.append(self._flying[at])
-                    else:
-                        mine.append(symbol)
-                        self._flying[at] = _Flight()
-            if mine:
-                found.update(self._ask(kind, mine, feed, deadline))
-            for flight in waits:
-                flight.done.wait(deadline.cap(60.0))
-            wanted = [s for s in wanted if s not in found and s not in mine] if waits else []
-            if deadline.expired:
-                break
+            led, others = self._flights.board(wanted)
+            if led:
+                self._lead(kind, feed, led, found, deadline)
+            for flight in {id(f): f for f in others.values()}.values():
+                self._wait(kind, flight, deadline)
+            wanted = self._remembered(list(others), found)
         return found
 
-    def _ask(
-        self, kind: str, symbols: Sequence[str], feed: str, deadline: Deadline
-    ) -> dict[str, Mapping[str, Any]]:
+    def _remembered(
+        self, wanted: Sequence[Wanted], found: dict[str, Mapping[str, Any]]
+    ) -> list[Wanted]:
+        """Put what is fresh into `found`; return the rest."""
+        rest: list[Wanted] = []
+        with self._lock:
+            for at in wanted:
+                until, raw = self._known.get(at, (0.0, None))
+                if until <= time.monotonic():
+                    rest.append(at)
+                elif raw is not None:
+                    found[at[2]] = raw
+        return rest
+
+    def _lead(
+        self,
+        kind: str,
+        feed: str,
+        led: dict[Wanted, LocalFlight],
+        found: dict[str, Mapping[str, Any]],
+        deadline: Deadline,
+    ) -> None:
+        """Ask for what is ours, and give the answer or the error to all who wait for it."""
+        shared: MarketDataError | None = None
         try:
-            answer = self._broker.latest(kind, symbols, feed, deadline)
-            until = time.monotonic() + MEMORY
-            with self._lock:
-                if len(self._known) > self.most_remembered:
-                    self._known.clear()
-                for symbol in symbols:
-                    self._known[kind, feed, symbol] = (until, answer.get(symbol))
-            return answer
+            # Somebody may have landed between our look and our claim.
+            symbols = [at[2] for at in self._remembered(list(led), found)]
+            if symbols:
+                answer = self._broker.latest(kind, symbols, feed, deadline)
+                self._remember(kind, feed, symbols, answer)
+                found.update(answer)
+        except MarketDataError as error:
+            shared = None if is_private(error, deadline) else error
+            raise
         finally:
-            with self._lock:
-                for symbol in symbols:
-                    self._flying.pop((kind, feed, symbol)).done.set()
+            self._flights.land(led, shared)
+
+    def _remember(
+        self, kind: str, feed: str, symbols: Sequence[str], answer: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        until = time.monotonic() + MEMORY
+        with self._lock:
+            if len(self._known) > self.most_remembered:
+                self._known.clear()
+            for symbol in symbols:
+                self._known[kind, feed, symbol] = (until, answer.get(symbol))
+
+    def _wait(self, kind: str, flight: LocalFlight, deadline: Deadline) -> None:
+        outcome = self._flights.wait(flight, deadline)
+        if outcome is None:
+            raise BrokerTimeoutError(
+                f"another caller's request for the latest {kind} did not end within "
+                f"{deadline.seconds or 0:g} s",
+                cure="call again, or give a longer timeout",
+                deadline=True,
+            )
+        if outcome.error is not None:
+            raise as_other_waiter(outcome.error)
 
     def _record(self, kind: str, symbol: str, raw: Mapping[str, Any]) -> _Latest:
         cls = _CLASSES[kind]

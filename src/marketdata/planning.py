@@ -172,8 +172,8 @@ def _whole_days(calendar: TradingCalendar, span: Span) -> Span:
 def gaps(asked: Span, state: SeriesState, calendar: TradingCalendar, base: Timeframe) -> list[Span]:
     """Return what must be fetched: the asked trading time outside coverage.
 
-    A gap at the end of what is covered begins a little earlier where the last bars were stored
-    before the broker's own corrections: they ride along in the same request.
+    Bars right beside a gap that were stored before the broker's own corrections ride along in its
+    request; they alone are no reason for one.
     """
     hours = stored_hours(base)
     found: list[Span] = []
@@ -181,25 +181,41 @@ def gaps(asked: Span, state: SeriesState, calendar: TradingCalendar, base: Timef
         trading = calendar.trading_spans(hole, hours)
         if not trading:
             continue
-        first = _resettle(trading[0].start, hole, state, calendar, base)
-        gap = Span(first, trading[-1].end)
+        gap = _resettled(Span(trading[0].start, trading[-1].end), state.unsettled, calendar, base)
         if found and not calendar.trading_spans(Span(found[-1].end, gap.start), hours):
             gap = Span(found.pop().start, gap.end)
         found.append(gap)
     return found
 
 
-def _resettle(
-    start: int, hole: Span, state: SeriesState, calendar: TradingCalendar, base: Timeframe
-) -> int:
-    settled = state.settled_until
-    held = next((s for s in state.coverage if s.end == hole.start), None)
-    if settled is None or held is None or not held.start <= settled < hole.start:
-        return start
-    unsettled = calendar.trading_spans(Span(settled, hole.start), stored_hours(base))
-    if not unsettled or expected_bars(Span(settled, hole.start), base, calendar) > RESETTLE_BARS:
-        return start
-    return unsettled[0].start
+def _resettled(
+    gap: Span, unsettled: Sequence[Span], calendar: TradingCalendar, base: Timeframe
+) -> Span:
+    """Widen a gap over the unsettled bars beside it in trading time, if they are few."""
+    hours = stored_hours(base)
+    start, end = gap
+
+    def few(span: Span) -> bool:
+        return expected_bars(span, base, calendar) <= RESETTLE_BARS
+
+    for span in reversed(unsettled):
+        if span.start < start:
+            if calendar.trading_spans(Span(span.end, start), hours) or not few(
+                Span(span.start, gap.start)
+            ):
+                break
+            start = span.start
+    for span in unsettled:
+        if span.end > end:
+            if calendar.trading_spans(Span(end, span.start), hours) or not few(
+                Span(gap.end, span.end)
+            ):
+                break
+            end = span.end
+    if (start, end) == gap:
+        return gap
+    trading = calendar.trading_spans(Span(start, end), hours)
+    return Span(trading[0].start, trading[-1].end)
 
 
 def recordable(

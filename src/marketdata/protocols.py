@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from marketdata.clock import Deadline
 from marketdata.errors import MarketDataError
@@ -71,8 +71,9 @@ class SeriesState:
     """Normal list: the spans for which the provider has answered completely."""
     revision: int = 0
     """Grows with every commit that changed bars or coverage; 0 for a series never written."""
-    settled_until: int | None = None
-    """Bars before this instant were observed after the provider's own early corrections."""
+    unsettled: list[Span] = field(default_factory=list)
+    """Normal list, part of `coverage`: bars that were only observed before the provider's own early
+    corrections."""
     first_bar: int | None = None
     last_bar: int | None = None
     fetched_us: int | None = None
@@ -89,6 +90,8 @@ class Commit:
     observed_us: int
     """Market time at which the provider was asked; stage and revision derive from it."""
     settled_until: int | None = None
+    """Bars before this instant were observed after the provider's own early corrections; None
+    settles nothing."""
     final_until: int | None = None
     """Bars before this instant belong to sessions whose correction period is over."""
 
@@ -127,8 +130,10 @@ class BarStore(Protocol):
     ) -> dict[SeriesKey, int]:
         """Store bars and coverage of all `commits` in one transaction; return new revisions.
 
-        A stored bar is replaced only by a higher revision with other values. Coverage is merged
-        in SQL, so that concurrent writers lose nothing. `before_commit` is called with the new
+        A stored bar is replaced only by a higher revision with other values; one inside `covered`
+        that the new answer lacks stays. Coverage is merged in SQL, so that concurrent writers lose
+        nothing. What is covered for the first time is unsettled from `settled_until` on, until a
+        commit that covers it settles it; what is settled stays so. `before_commit` is called with the new
         revisions after the writes and before COMMIT. On any error nothing is stored.
         """
         ...
@@ -178,8 +183,9 @@ class FlightLog(Protocol):
 class RateBudget(Protocol):
     """One request budget per credential, shared by every process on the same store."""
 
-    def take(self, credential: str, limit_per_minute: int) -> float:
-        """Take one request from the budget.
+    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
+        """Take one request from the budget, if more than `reserve` of the last minute's are left:
+        background work gives way to live traffic with a reserve.
 
         Returns
         -------
@@ -193,6 +199,9 @@ class RateBudget(Protocol):
         ...
 
 
+ActionKind = Literal["split", "dividend"]
+
+
 class ActionStore(Protocol):
     """Corporate actions, kept with the time they were fetched. Every method may raise `StoreError`."""
 
@@ -200,8 +209,11 @@ class ActionStore(Protocol):
         """Return the known splits of each symbol, ascending by ex-date."""
         ...
 
-    def checked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[Span, int]]:
-        """Return, for symbols ever asked, the ex-date span asked and the market time of asking."""
+    def checked(
+        self, provider: str, symbols: Sequence[str], kind: ActionKind = "split"
+    ) -> dict[str, tuple[Span, int]]:
+        """Return, for symbols ever asked about actions of this kind, the ex-date span asked and the
+        market time of asking."""
         ...
 
     def record(
@@ -210,9 +222,13 @@ class ActionStore(Protocol):
         splits: Mapping[str, Sequence[Split]],
         asked: Span,
         observed_us: int,
+        kind: ActionKind = "split",
     ) -> None:
         """Store what the broker answered for every symbol of `splits` over `asked`: new splits
-        are added, changed ones corrected, in one transaction with the span asked."""
+        are added, changed ones corrected, in one transaction with the span asked.
+
+        A dividend is not a `Split`: of that kind only the asking can be recorded so far.
+        """
         ...
 
 
@@ -245,8 +261,8 @@ class Capabilities:
     """Most symbols in one request."""
     page_rows: int
     """Bars in one full page, for estimating calls."""
-    quotes: bool
-    """Whether trades, quotes and snapshots can be had."""
+    latest_feeds: tuple[str, ...]
+    """Feeds of the latest trades, quotes and snapshots; empty where there are none."""
     earliest: int
     """No bar is older than this (microseconds UTC)."""
 
@@ -320,7 +336,8 @@ class Broker(Protocol):
         ...
 
     def symbols(self, deadline: Deadline) -> list[str]:
-        """Return known symbols for suggestions; empty where there is no list."""
+        """Return every symbol that `verdict` would call known, inactive ones included; empty
+        where there is no such list."""
         ...
 
     def latest(
@@ -334,4 +351,17 @@ class Broker(Protocol):
         DataUnavailableError
             The broker has no such data; a retry does not help.
         """
+        ...
+
+    def health(self) -> Mapping[str, str | int | None]:
+        """Return the breaker's state, requests sent and the request allowance, as last seen;
+        asks nothing. A broker that sends no requests has none of these.
+
+        Keys: ``breaker``, ``requests_sent`` (of this process), ``requests_per_minute``,
+        ``requests_left`` (of this minute, by the broker's own count).
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connections; the next request opens new ones. Idempotent, never raises."""
         ...

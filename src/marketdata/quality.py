@@ -69,10 +69,6 @@ class GateReport:
     flagged: int = 0
     cleared: int = 0
 
-    @property
-    def rejected_total(self) -> int:
-        return sum(self.rejected.values())
-
 
 def on_grid(timestamps: Int64s, timeframe: Timeframe, calendar: TradingCalendar) -> Bools:
     """Return which timestamps can label a bar of `timeframe`.

@@ -23,12 +23,13 @@ from marketdata import caching, planning, resample
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import DataUnavailableError, StoreError
-from marketdata.fetching import Fetcher, FetchTrace, Progress, Verdicts
+from marketdata.fetching import Fetcher, FetchTrace, Progress
 from marketdata.planning import Segment, Segments
 from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, SeriesState
 from marketdata.queries import BarsQuery, select
 from marketdata.spans import Span
 from marketdata.types import DAY, Bars, SeriesKey
+from marketdata.verdicts import Verdicts
 
 log = logging.getLogger("marketdata.reader")
 

@@ -6,7 +6,6 @@ Every function returns normal lists. Pure: no I/O, no clock.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,9 +23,6 @@ class Span(NamedTuple):
     def clip(self, other: Span) -> Span:
         """Return the part of this span inside `other` (possibly empty)."""
         return Span(max(self.start, other.start), min(self.end, other.end))
-
-    def covers(self, other: Span) -> bool:
-        return other.empty or (self.start <= other.start and other.end <= self.end)
 
 
 def normalise(spans: Iterable[Span]) -> list[Span]:
@@ -74,16 +70,3 @@ def subtract(left: Sequence[Span], right: Sequence[Span]) -> list[Span]:
         if start < span.end:
             rest.append(Span(start, span.end))
     return rest
-
-
-def contains(spans: Sequence[Span], wanted: Span) -> bool:
-    """Return whether one span of the normal list holds all of `wanted`."""
-    if wanted.empty:
-        return True
-    at = bisect_right(spans, wanted.start, key=lambda s: s.start) - 1
-    return at >= 0 and spans[at].end >= wanted.end
-
-
-def total(spans: Iterable[Span]) -> int:
-    """Return the summed length in microseconds."""
-    return sum(s.end - s.start for s in spans)

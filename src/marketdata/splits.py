@@ -21,10 +21,10 @@ from marketdata.errors import (
     StoreError,
     as_other_waiter,
 )
-from marketdata.flights import LocalFlights
+from marketdata.flights import LocalFlights, is_private
 from marketdata.protocols import ActionStore, Broker
 from marketdata.spans import Span
-from marketdata.types import DAY, HOUR, SeriesKey, Split, Timeframe
+from marketdata.types import DAY, HOUR, Split
 
 log = logging.getLogger("marketdata.splits")
 
@@ -50,7 +50,7 @@ class Splits:
         self._clock = clock
         self._calendar = calendar
         self._known: dict[tuple[str, str], tuple[float, list[Split]]] = {}
-        self._flights = LocalFlights()
+        self._flights = LocalFlights[tuple[str, str]]()
 
     def known(self, provider: str, symbols: Sequence[str]) -> dict[str, list[Split]]:
         """Return stored splits, remembered for five minutes. No broker call."""
@@ -109,13 +109,12 @@ class Splits:
         self, provider: str, symbols: Sequence[str], start: int, deadline: Deadline
     ) -> None:
         """Ask about what is due; threads that want the same symbols wait for one of them."""
-        keys = [SeriesKey(provider, "", s, Timeframe.DAY_1) for s in symbols]
-        led, others = self._flights.board(keys, Span(start, self._today()))
+        led, others = self._flights.board((provider, s) for s in symbols)
         shared: MarketDataError | None = None
         try:
-            self._ask(provider, [key.symbol for key in led], start, deadline)
+            self._ask(provider, [symbol for _, symbol in led], start, deadline)
         except MarketDataError as error:
-            shared = None if deadline.expired else error
+            shared = None if is_private(error, deadline) else error
             raise
         finally:
             self._flights.land(led, shared)
@@ -129,7 +128,7 @@ class Splits:
             if outcome.error is not None:
                 raise as_other_waiter(outcome.error)
         # Those we waited for may have asked about less time than we need.
-        never, _ = self._due(provider, [key.symbol for key in others], start)
+        never, _ = self._due(provider, [symbol for _, symbol in others], start)
         self._ask(provider, never, start, deadline)
 
     def _ask(self, provider: str, symbols: Sequence[str], start: int, deadline: Deadline) -> None:

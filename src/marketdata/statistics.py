@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from marketdata.reader import Answer
+
+
+_ALWAYS: Final = (
+    "reads",
+    "series_from_redis",
+    "series_from_postgres",
+    "series_from_broker",
+    "broker_pages",
+    "bars_fetched",
+    "bars_flagged",
+)
 
 
 class Statistics:
@@ -33,5 +44,6 @@ class Statistics:
                 self._counts[f"bars_rejected_{reason}"] += number
 
     def snapshot(self) -> dict[str, int]:
+        """Return all counters; reasons of rejection only where bars were rejected."""
         with self._lock:
-            return dict(self._counts)
+            return {**dict.fromkeys(_ALWAYS, 0), **self._counts}

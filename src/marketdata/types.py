@@ -254,7 +254,7 @@ class Stage(IntEnum):
 REVISION_STAGE: Final = 10_000_000_000_000
 
 
-def revision_of(stage: int, observed_us: int) -> int:
+def revision_of[Stages: (int, Int64s)](stage: Stages, observed_us: int) -> Stages:
     """Return a bar's revision number: the stage, then the moment of observation in milliseconds.
 
     Stages order observations whatever their order of arrival (a stream's closed bar < its update

@@ -23,3 +23,7 @@ class MissingSymbolsWarning(MarketDataWarning):
 
 class ProviderWarning(MarketDataWarning):
     """The chosen broker or feed is not the one this database was filled from."""
+
+
+class DelayedDataWarning(MarketDataWarning):
+    """The broker refuses this key the newest data: bars arrive late; said once a feed and client."""

@@ -1,8 +1,4 @@
-"""Puts the parts together: settings in, one running stack out.
-
-Which broker: what the settings name; ``auto`` adopts what the database was filled from, and on an
-empty database takes Alpaca where keys are set, else Yahoo.
-"""
+"""Puts the parts together: settings in, one running stack out."""
 
 from __future__ import annotations
 
@@ -10,28 +6,29 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import weakref
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
 
 from marketdata import planning
 from marketdata.adjusting import Adjuster
-from marketdata.brokers.offline import OfflineBroker
 from marketdata.cache import RedisCache
 from marketdata.calendars import TradingCalendar, calendar_for
 from marketdata.clock import Clock, parse_clock
-from marketdata.config import Settings, provider_of
-from marketdata.errors import ConfigurationError, RequestError
-from marketdata.fetching import Fetcher, Verdicts
+from marketdata.config import Settings
+from marketdata.errors import RequestError
+from marketdata.fetching import Fetcher
 from marketdata.latest import LatestReader
 from marketdata.queries import BarsQuery
 from marketdata.reader import Reader
+from marketdata.sources import Source, Surroundings, check_keys, choose_source, make_broker
 from marketdata.spans import Span
 from marketdata.splits import Splits
 from marketdata.statistics import Statistics
 from marketdata.store import PostgresStore
 from marketdata.types import MINUTE
-from marketdata.warning_types import LIBRARY, ProviderWarning
+from marketdata.verdicts import Verdicts
+from marketdata.warning_types import LIBRARY, DelayedDataWarning, ProviderWarning
 
 if TYPE_CHECKING:
     from marketdata.embedded import Lease
@@ -39,37 +36,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("marketdata")
 
-EXCHANGE = "XNYS"
-SANDBOX = "sandbox"
-_SANDBOX_KEY = "sandbox"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Which provider and feed this process reads and writes."""
-
-    kind: str
-    """``alpaca``, ``yahoo``, ``sandbox`` or ``none``: which adapter speaks to it."""
-    provider: str
-    feed: str
+EXCHANGE: Final = "XNYS"
 
 
 class Runtime:
-    """The running stack of one client and process."""
+    """The running stack of one client and process.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    clock : Clock, optional
+        Market time; by default the one that the settings name.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.settings = settings
-        _check_keys(settings)
-        self.clock: Clock = parse_clock(settings.clock)
+        check_keys(settings)
+        self.clock: Clock = parse_clock(settings.clock) if clock is None else clock
         self._lease: Lease | None = None
-        self._sandbox: Any = None
+        self._closing = ExitStack()
         database_url, redis_url = self._servers()
         self.store = PostgresStore(database_url, schema=settings.database_schema)
         try:
             self._prepare_schema()
             self.cache = RedisCache(redis_url, lambda: self.store.epoch)
             self.source = choose_source(settings, self.store.recorded())
-            self.broker: Broker = self._make_broker()
+            self.broker: Broker = make_broker(
+                Surroundings(
+                    settings,
+                    self.source,
+                    self.clock,
+                    self.calendar,
+                    budget=self.store,
+                    on_delay=_warn_of_delay,
+                    on_notice=_say,
+                    closing=self._closing,
+                )
+            )
         except BaseException:
             self.close()
             raise
@@ -118,16 +120,15 @@ class Runtime:
 
     def close(self) -> None:
         """Close connections, stop an in-process sandbox, leave the embedded servers. Idempotent."""
-        for name in ("broker", "cache", "store", "_sandbox"):
-            part = getattr(self, name, None)
-            closing = getattr(part, "stop" if name == "_sandbox" else "close", None)
-            if closing is not None:
-                closing()
+        for name in ("broker", "cache", "store", "_closing"):
+            part = getattr(self, name, None)  # making this stack may have failed half-way
+            if part is not None:
+                part.close()
         if self._lease is not None:
             self._lease.release()
             self._lease = None
 
-    # -------------------------------------------------------------------------------- broker
+    # --------------------------------------------------------------------------------- facts
 
     @property
     def provider(self) -> str:
@@ -135,74 +136,19 @@ class Runtime:
 
     @property
     def simulated(self) -> bool:
-        return self.source.provider == SANDBOX
-
-    def _make_broker(self) -> Broker:
-        source, settings = self.source, self.settings
-        if source.kind == "alpaca":
-            return self._alpaca(settings.alpaca_url, settings.alpaca_trading_url)
-        if source.kind == "yahoo":
-            from marketdata.brokers.yahoo import YahooBroker
-
-            return YahooBroker(
-                clock=self.clock,
-                calendar=self.calendar,
-                base_url=settings.yahoo_url,
-                provider=source.provider,
-                budget=self.store,
-                on_notice=_say,
-            )
-        if source.kind == SANDBOX:
-            return self._alpaca(*self._sandbox_urls())
-        if settings.broker == "none":
-            return OfflineBroker(
-                source.provider, source.feed, "MARKETDATA_BROKER=none asks no broker"
-            )
-        return OfflineBroker(
-            source.provider,
-            source.feed,
-            f"this database was filled from {source.provider}, which this process cannot ask",
-            cure="set its keys or URL, or choose another broker with MARKETDATA_BROKER; "
-            "run: marketdata doctor",
-        )
-
-    def _alpaca(self, data_url: str | None, trading_url: str | None) -> Broker:
-        from marketdata.brokers.alpaca import AlpacaBroker
-
-        settings, source = self.settings, self.source
-        sandboxed = source.kind == SANDBOX
-        # Real keys are never sent to a sandbox.
-        key = None if sandboxed else settings.alpaca_key_id
-        secret = None if sandboxed else settings.alpaca_secret_key
-        return AlpacaBroker(
-            key_id=key.get_secret_value() if key else _SANDBOX_KEY,
-            secret_key=secret.get_secret_value() if secret else _SANDBOX_KEY,
-            data_url=data_url,
-            trading_url=trading_url,
-            provider=source.provider,
-            feed=source.feed,
-            clock=self.clock,
-            budget=self.store,
-            rate_limit=10_000 if sandboxed else 200,
-            on_notice=_say,
-        )
-
-    def _sandbox_urls(self) -> tuple[str, str | None]:
-        settings = self.settings
-        if settings.alpaca_url:
-            return settings.alpaca_url, settings.alpaca_trading_url
-        from marketdata.sandbox import Sandbox
-
-        self._sandbox = Sandbox(clock=self.clock).start()
-        return self._sandbox.url, self._sandbox.url
-
-    # --------------------------------------------------------------------------------- facts
+        return self.source.simulated
 
     def calendar(self) -> TradingCalendar:
         return calendar_for(EXCHANGE, self.clock.now_us())
 
-    def feed_named(self, feed: str | None) -> str:
+    def feed_named(self, feed: str | None, *, latest: bool = False) -> str:
         """Return the feed a call means.
+
+        Parameters
+        ----------
+        latest : bool
+            Whether the newest trade, quote, bar or snapshot is asked for: some feeds have only
+            those.
 
         Raises
         ------
@@ -211,10 +157,12 @@ class Runtime:
         """
         if feed is None or feed == self.source.feed:
             return self.source.feed
-        feeds = self.broker.capabilities(self.source.feed).feeds
+        caps = self.broker.capabilities(self.source.feed)
+        feeds = (caps.latest_feeds or caps.feeds) if latest else caps.feeds
         if feeds and feed not in feeds:
             raise RequestError(
-                f"{self.provider} has no feed {feed!r}", cure=f"use one of: {', '.join(feeds)}"
+                f"{self.provider} has no feed {feed!r}{'' if latest else ' with history'}",
+                cure=f"use one of: {', '.join(feeds)}",
             )
         return feed
 
@@ -234,14 +182,23 @@ class Runtime:
     def known_symbols(self) -> list[str]:
         return self.store.known_symbols()
 
-    def stats(self) -> dict[str, int | float]:
-        """Return reads by tier, the cache's counters and the broker's."""
-        counts: dict[str, int | float] = dict(self.statistics.snapshot())
-        for name in ("hits", "misses", "stale", "damaged", "errors"):
-            counts[f"redis_{name}"] = getattr(self.cache.stats, name)
-        requests: Mapping[str, int] = getattr(self.broker, "stats", {})
-        counts.update({f"broker_{k}": v for k, v in requests.items()})
-        return counts
+    def stats(self) -> dict[str, int]:
+        """Return the counters of `Client.stats`."""
+        sent = self.broker.health().get("requests_sent")
+        return {
+            **self.statistics.snapshot(),
+            **{f"redis_{name}": getattr(self.cache.stats, name) for name in _CACHE_COUNTERS},
+            "broker_requests": sent if isinstance(sent, int) else 0,
+        }
+
+
+_CACHE_COUNTERS: Final = ("hits", "misses", "stale", "damaged", "errors")
+
+
+def stats_of_nothing() -> dict[str, int]:
+    """Return the counters of a client that has not run yet."""
+    names = [*(f"redis_{name}" for name in _CACHE_COUNTERS), "broker_requests"]
+    return {**Statistics().snapshot(), **dict.fromkeys(names, 0)}
 
 
 class _Adopting:
@@ -259,7 +216,7 @@ class _Adopting:
         return self._store.epoch
 
     def commit(self, commits: Any, before_commit: Any = None) -> Any:
-        if not self._adopted and self._source.provider != SANDBOX:
+        if not self._adopted and not self._source.simulated:
             # Simulated bars leave no mark: a later `auto` must not take them for what this
             # database is about.
             held = self._store.adopt(self._source.provider, self._source.feed)
@@ -274,88 +231,60 @@ class _Adopting:
         return self._store.commit(commits, before_commit)
 
 
-def _check_keys(settings: Settings) -> None:
-    if settings.broker == "alpaca" and settings.alpaca_key_id is None:
-        raise ConfigurationError(
-            "MARKETDATA_BROKER=alpaca needs keys",
-            cure="set APCA_API_KEY_ID and APCA_API_SECRET_KEY; or try MARKETDATA_BROKER=sandbox; "
-            "run: marketdata doctor",
-        )
-
-
-def choose_source(settings: Settings, held: tuple[str, str] | None) -> Source:
-    """Return whom to ask, from the settings and the database's own record.
-
-    Parameters
-    ----------
-    held : (provider, feed) or None
-        What the database was filled from; None on an empty one.
-    """
-    kind = settings.broker
-    if kind == "auto":
-        return _adopted_source(settings, held) if held else _fresh_source(settings)
-    if kind == "none":
-        provider, feed = held or ("alpaca", "sip")
-        return Source("none", provider, settings.feed or feed)
-    provider = _provider_of(settings, kind)
-    default = held[1] if held and held[0] == provider else _default_feed(kind)
-    return Source(kind, provider, settings.feed or default)
-
-
-def _fresh_source(settings: Settings) -> Source:
-    kind = "alpaca" if settings.alpaca_key_id else "yahoo"
-    return Source(kind, _provider_of(settings, kind), settings.feed or _default_feed(kind))
-
-
-def _adopted_source(settings: Settings, held: tuple[str, str]) -> Source:
-    provider, recorded = held
-    feed = settings.feed or recorded
-    if provider == SANDBOX:
-        return Source(SANDBOX, provider, feed)
-    if provider == _provider_of(settings, "alpaca") and settings.alpaca_key_id:
-        return Source("alpaca", provider, feed)
-    if provider == _provider_of(settings, "yahoo"):
-        return Source("yahoo", provider, feed)
-    return Source("none", provider, feed)
-
-
-def _provider_of(settings: Settings, kind: str) -> str:
-    if kind == SANDBOX:
-        return SANDBOX
-    url = settings.alpaca_url if kind == "alpaca" else settings.yahoo_url
-    return provider_of(url, kind)
-
-
-def _default_feed(kind: str) -> str:
-    return "yahoo" if kind == "yahoo" else "sip"
-
-
 def _say(notice: str) -> None:
     log.warning("%s", notice)
+
+
+def _warn_of_delay(notice: str) -> None:
+    log.info("%s", notice)
+    warnings.warn(notice, DelayedDataWarning, skip_file_prefixes=LIBRARY)
 
 
 class LazyRuntime:
     """Makes the `Runtime` on first use, and anew in a forked child."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
+        self._clock = clock
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
-        self._pid = 0
+        _living.add(self)
 
     def get(self) -> Runtime:
         runtime = self._runtime
-        if runtime is not None and self._pid == os.getpid():
+        if runtime is not None:
             return runtime
         with self._lock:
-            if self._runtime is None or self._pid != os.getpid():
-                # A forked child must not talk on its parent's connections, nor close them.
-                self._runtime = Runtime(self._settings)
-                self._pid = os.getpid()
+            if self._runtime is None:
+                self._runtime = Runtime(self._settings, self._clock)
             return self._runtime
+
+    @property
+    def running(self) -> Runtime | None:
+        """The stack, if it was made already."""
+        return self._runtime
 
     def close(self) -> None:
         with self._lock:
             runtime, self._runtime = self._runtime, None
-            if runtime is not None and self._pid == os.getpid():
+            if runtime is not None:
                 runtime.close()
+
+    def after_fork(self) -> None:
+        """Forget the parent's stack: a child must not talk on its connections, nor close them."""
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        _inherited.append(self._runtime)
+        self._runtime = None
+
+
+_living: weakref.WeakSet[LazyRuntime] = weakref.WeakSet()
+_inherited: list[Runtime | None] = []
+"""Stacks of the parent process: collecting them would close its connections from here."""
+
+
+def _after_fork() -> None:
+    for each in list(_living):
+        each.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -113,6 +113,23 @@ def test_splits_and_the_dates_asked_are_stored_together_or_not_at_all(actions: A
     assert actions.checked("alpaca", ["AAPL"]) == {}
 
 
+def test_asking_about_one_kind_says_nothing_of_the_other(actions: ActionStore):
+    actions.record("alpaca", {"AAPL": []}, YEAR, NOW, kind="dividend")
+    assert actions.checked("alpaca", ["AAPL"]) == {}
+    assert actions.checked("alpaca", ["AAPL"], "dividend") == {"AAPL": (YEAR, NOW)}
+    actions.record("alpaca", {"AAPL": [SEVEN]}, YEAR, NOW + DAY)
+    actions.record("alpaca", {"AAPL": []}, YEAR, NOW + 2 * DAY, kind="dividend")
+    assert actions.splits("alpaca", ["AAPL"]) == {"AAPL": [SEVEN]}, "withdrawn by the other kind"
+    assert actions.checked("alpaca", ["AAPL"]) == {"AAPL": (YEAR, NOW + DAY)}
+    assert actions.checked("alpaca", ["AAPL"], "dividend") == {"AAPL": (YEAR, NOW + 2 * DAY)}
+
+
+def test_a_split_is_no_dividend(actions: ActionStore):
+    with pytest.raises(ValueError, match="cannot be recorded as a dividend"):
+        actions.record("alpaca", {"AAPL": [SEVEN]}, YEAR, NOW, kind="dividend")
+    assert actions.checked("alpaca", ["AAPL"], "dividend") == {}
+
+
 def corrections(actions: PostgresStore) -> list[list[dict[str, float]]]:
     query = text("SELECT corrections FROM corporate_actions ORDER BY symbol, ex_date")
     return list(actions.database.run(lambda c: c.execute(query).scalars().all()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from marketdata.clock import to_micros
 from marketdata.protocols import BarStore, Commit, ReadRequest, SeriesState
-from marketdata.spans import Span, normalise
+from marketdata.spans import Span, normalise, subtract
 from marketdata.store import PostgresStore
 from marketdata.types import (
     CLOSE,
@@ -89,7 +89,7 @@ def test_what_was_committed_is_read_with_its_state(store: BarStore):
     assert state == SeriesState(
         coverage=[span],
         revision=1,
-        settled_until=span.end - MINUTE,
+        unsettled=[Span(span.end - MINUTE, span.end)],
         first_bar=span.start,
         last_bar=span.end - MINUTE,
         fetched_us=OBSERVED,
@@ -164,7 +164,7 @@ def test_invariant_07_asked_and_quiet_is_covered(store: BarStore):
     span = minutes(0, 60)
     assert store.commit([Commit(AAPL, Bars.empty(), span, OBSERVED)]) == {AAPL: 1}
     state, bars = store.read([ReadRequest(AAPL, span)])[AAPL]
-    assert state == SeriesState(coverage=[span], revision=1, fetched_us=OBSERVED)
+    assert state == SeriesState([span], revision=1, unsettled=[span], fetched_us=OBSERVED)
     assert len(bars) == 0
 
 
@@ -256,9 +256,72 @@ def test_revisions_grow_with_bars_or_coverage_and_only_then(store: BarStore):
 
 def test_nothing_is_settled_beyond_what_is_covered(store: BarStore):
     store.commit([commit_of(minutes(0, 10), settled_until=OBSERVED)])
-    assert store.states([AAPL])[AAPL].settled_until == minutes(0, 10).end
+    assert unsettled(store) == []
     store.commit([commit_of(minutes(10, 10))])
-    assert store.states([AAPL])[AAPL].settled_until == minutes(0, 10).end
+    assert unsettled(store) == [minutes(10, 10)]
+    store.commit([commit_of(minutes(20, 5), settled_until=minutes(0, 3).end)])
+    assert unsettled(store) == [minutes(10, 15)]
+
+
+def test_a_later_commit_does_not_settle_what_it_jumps_over(store: BarStore):
+    store.commit([commit_of(minutes(0, 10), settled_until=minutes(0, 9).end)])
+    store.commit([commit_of(minutes(30, 10), settled_until=OBSERVED)])
+    assert unsettled(store) == [minutes(9, 1)]
+    store.commit([commit_of(minutes(9, 21), settled_until=OBSERVED)])
+    assert unsettled(store) == []
+    assert store.states([AAPL])[AAPL].coverage == [minutes(0, 40)]
+
+
+def test_an_early_answer_that_comes_late_unsettles_nothing(store: BarStore):
+    late = minutes(0, 10)
+    early = minutes(5, 10)
+    for key, order in ((AAPL, (late, early)), (MSFT, (early, late))):
+        for span in order:
+            settled = OBSERVED if span is late else minutes(0, 7).end
+            store.commit([commit_of(span, key, settled_until=settled)])
+        assert unsettled(store, key) == [minutes(10, 5)]
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.integers(0, 60), st.integers(1, 30), st.integers(0, 90) | st.none()),
+        min_size=1,
+        max_size=8,
+    ),
+    calls=st.integers(1, 3),
+)
+@FEW
+def test_unsettled_is_what_is_covered_and_never_was_settled(store: BarStore, pieces, calls):
+    numbers = range(10_000)
+    key = next(
+        k for n in numbers if not store.states([k := AAPL._replace(symbol=f"U{n}")])[k].coverage
+    )
+    commits = [
+        Commit(key, Bars.empty(), minutes(start, count), OBSERVED, None if s is None else at(s))
+        for start, count, s in pieces
+    ]
+    for i in range(calls):
+        store.commit(commits[i::calls])
+    covered = normalise(c.covered for c in commits)
+    settled = normalise(c.covered.clip(Span(0, c.settled_until or 0)) for c in commits)
+    state = store.states([key])[key]
+    assert state.coverage == covered
+    assert state.unsettled == subtract(covered, settled)
+
+
+def at(minute: int) -> int:
+    return minutes(minute, 1).start
+
+
+def unsettled(store: BarStore, key: SeriesKey = AAPL) -> list[Span]:
+    return store.states([key])[key].unsettled
+
+
+def test_a_stored_bar_that_a_new_answer_lacks_stays(store: BarStore):
+    store.commit([commit_of(minutes(0, 5))])
+    store.commit([Commit(AAPL, Bars.empty(), minutes(0, 5), OBSERVED + DAY, OBSERVED, OBSERVED)])
+    found = store.read([ReadRequest(AAPL, minutes(0, 5))])[AAPL][1]
+    assert_same_bars(found, some_bars(minutes(0, 5)))
 
 
 def test_series_never_mix(store: BarStore):

@@ -239,7 +239,7 @@ class Spent:
         self.left = left
         self.credentials: set[str] = set()
 
-    def take(self, credential: str, limit_per_minute: int) -> float:
+    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
         assert limit_per_minute > 0
         self.credentials.add(credential)
         self.left -= 1
@@ -291,7 +291,7 @@ def test_symbols_are_a_list_of_names(subject: Subject) -> None:
 
 def test_latest_or_a_typed_error(subject: Subject) -> None:
     feed = subject.broker.default_feed
-    if subject.broker.capabilities(feed).quotes:
+    if subject.broker.capabilities(feed).latest_feeds:
         newest = subject.broker.latest("trade", ["AAPL", "NOSUCH"], feed, Deadline(10))
         assert list(newest) == ["AAPL"]
         assert isinstance(newest["AAPL"]["timestamp"], int)
@@ -304,3 +304,25 @@ def test_latest_or_a_typed_error(subject: Subject) -> None:
 def test_an_unknown_feed_is_an_error_that_says_so(subject: Subject) -> None:
     with pytest.raises(MarketDataError):
         subject.broker.latest("bar", ["AAPL"], "no-such-feed", Deadline(10))
+
+
+def test_health_counts_the_requests_and_asks_nothing(subject: Subject) -> None:
+    before = subject.broker.health()["requests_sent"]
+    subject.broker.verdict("AAPL", Deadline(10))
+    asked = len(subject.sandbox.requests)
+    after = subject.broker.health()["requests_sent"]
+    assert len(subject.sandbox.requests) == asked
+    assert isinstance(before, int)
+    assert isinstance(after, int)
+    assert after - before >= 1
+    assert set(subject.broker.health()) == {
+        "breaker", "requests_sent", "requests_per_minute", "requests_left",
+    }  # fmt: skip
+
+
+def test_closing_may_be_repeated_and_is_not_the_end(subject: Subject) -> None:
+    subject.broker.close()
+    assert subject.broker.verdict("AAPL", Deadline(10)).known is True
+    subject.broker.close()
+    subject.broker.close()
+    assert subject.broker.verdict("MSFT", Deadline(10)).known is True

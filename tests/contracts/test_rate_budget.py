@@ -66,6 +66,24 @@ def test_a_limit_of_nothing_grants_nothing(budget: RateBudget):
     assert budget.take("key", 0) > 0
 
 
+def test_a_reserve_is_left_for_others(budget: PostgresStore):
+    assert [budget.take("key", 5, reserve=2) for _ in range(3)] == [0.0] * 3
+    assert 59 < budget.take("key", 5, reserve=2) <= 61
+    assert [budget.take("key", 5) for _ in range(2)] == [0.0] * 2
+    assert budget.take("key", 5) > 0
+    shift(budget, 30)
+    assert 29 <= budget.take("key", 5, reserve=4) <= 32
+    shift(budget, 32)
+    assert budget.take("key", 5, reserve=4) == 0.0
+    assert budget.take("key", 5, reserve=4) > 0
+
+
+def test_a_reserve_of_all_there_is_grants_nothing(budget: RateBudget):
+    assert budget.take("key", 5, reserve=5) > 0
+    assert budget.take("key", 5, reserve=9) > 0
+    assert budget.take("key", 5) == 0.0
+
+
 def test_a_clock_set_back_neither_forgets_nor_waits_for_ever(budget: PostgresStore):
     for _ in range(3):
         budget.take("key", 3)

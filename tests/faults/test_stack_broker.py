@@ -165,8 +165,7 @@ def test_fault_05_a_broken_answer_stores_nothing(
     assert stored(stack) == NOTHING
     assert stack.calls() <= 3
     stack.sandbox.faults.clear()
-    if kind != "bars_null":  # once is repaired on the way
-        stack.sandbox.faults.add(Fault(kind, match=BARS))
+    stack.sandbox.faults.add(Fault(kind, match=BARS))  # once is repaired on the way
     frame = stack.client.get_bars("AAPL", **DAY)
     assert len(frame) > 300
     assert pages(frame) == 1
@@ -175,7 +174,9 @@ def test_fault_05_a_broken_answer_stores_nothing(
 
 def test_fault_06_recent_sip_is_delayed_and_never_iex(make_stack: Callable[..., Stack]) -> None:
     stack = make_stack(market={"entitled_sip": False})
-    frame = stack.client.get_bars("AAPL", "1min", limit=100)
+    with pytest.warns(md.DelayedDataWarning, match="16 minutes") as said:
+        frame = stack.client.get_bars("AAPL", "1min", limit=100)
+    assert [w.filename for w in said] == [__file__], "the warning points at the caller"
     # 15:00:30 less 16 minutes: the last bar opened at 14:43.
     assert frame.index[-1] == pd.Timestamp("2024-03-14T14:43", tz="America/New_York")
     facts = frame.attrs["marketdata"]
@@ -193,6 +194,7 @@ def test_fault_06_recent_sip_is_delayed_and_never_iex(make_stack: Callable[..., 
     assert stack.client.coverage("AAPL", "1min", feed="iex") == []
 
 
+@pytest.mark.filterwarnings("ignore::marketdata.DelayedDataWarning")
 def test_fault_06_callers_who_waited_for_the_refused_one_are_served(
     make_stack: Callable[..., Stack],
 ) -> None:

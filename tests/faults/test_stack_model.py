@@ -195,9 +195,15 @@ class Walk:
 
     def check(self, asked: dict[str, Any], found: pd.DataFrame) -> None:
         request = self.stack.client._request(
-            asked["symbols"], asked["timeframe"], asked.get("start"), asked.get("end"), None,
-            asked.get("limit"), None, asked["session"], None, None,
-        )  # fmt: skip
+            asked["symbols"],
+            asked["timeframe"],
+            start=asked.get("start"),
+            end=asked.get("end"),
+            period=None,
+            limit=asked.get("limit"),
+            session=asked["session"],
+            feed=None,
+        )
         expected = self.model.frame(request.query, isinstance(asked["symbols"], str))
         try:
             same(found, expected)
@@ -209,7 +215,7 @@ class Walk:
         """Whatever is covered holds exactly the market's bars."""
         for symbol in SYMBOLS:
             for interval in self.stack.client.coverage(symbol, "1min"):
-                asked = {
+                asked: dict[str, Any] = {
                     "symbols": symbol, "timeframe": "1min", "session": "extended",
                     "start": interval.start, "end": interval.end,
                 }  # fmt: skip

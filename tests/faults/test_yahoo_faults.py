@@ -44,7 +44,7 @@ class Budget:
         self.taken = 0
         self.pauses: list[float] = []
 
-    def take(self, credential: str, limit_per_minute: int) -> float:
+    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
         if self.taken >= self.allowed:
             return 30.0
         self.taken += 1

@@ -148,7 +148,7 @@ def test_bad_input_is_a_typed_error_and_asks_nobody(untouched: Stack) -> None:
         assert not caught.value.transient, name
         assert words in str(caught.value), name
         assert len(str(caught.value)) < 500, name
-        assert caught.value.cure or error is md.InvalidRangeError, name
+        assert caught.value.cure, name
     assert len(untouched.sandbox.requests) == 0
 
 

@@ -158,6 +158,18 @@ def test_a_table_is_plain_off_a_terminal(process: CommandLine, marketdata: InPro
     assert set(matrix.objects[0]) == {"timestamp", "AAPL", "KO"}
 
 
+def test_gaps_that_no_read_can_fill_are_listed_and_are_no_failure(
+    marketdata: InProcess, vendor: Sandbox
+) -> None:
+    old = ("gaps", "KO", "-t", "1min", "--start", "2023-01-03", "--end", "2023-01-05")
+    yahoo = {"MARKETDATA_BROKER": "yahoo", "MARKETDATA_YAHOO_URL": vendor.url}
+    done = marketdata(*old, "--json", **yahoo)
+    assert (done.code, done.summary["gaps"], done.summary["symbols"]) == (0, 1, [])
+    assert [o["state"] for o in done.objects[:-1]] == ["unavailable"]
+    told = marketdata(*old, **yahoo)
+    assert (told.code, told.err.strip()) == (0, "all that the broker still gives is stored")
+
+
 def test_gaps_and_plans_before_and_after_a_read(marketdata: InProcess) -> None:
     window = ("KO", "-t", "1min", "--period", "2d")
     plan = marketdata("explain", *window, "--json")
@@ -173,7 +185,7 @@ def test_gaps_and_plans_before_and_after_a_read(marketdata: InProcess) -> None:
     held = marketdata("status", "--json")
     (series,) = held.objects[:-1]
     assert (series["timeframe"], series["symbols"], series["with_gaps"]) == ("1min", 1, 0)
-    assert held.summary["filled_from"] == "sandbox/sip"
+    assert held.summary["filled_from"] == "nothing yet", "simulated bars leave no mark"
 
 
 def test_symbols_left_out_are_listed(process: CommandLine) -> None:

@@ -26,8 +26,12 @@ def three_tiers(stack: Stack, symbols: object, timeframe: str, **options: object
     stack.flush_redis()
     from_store = get(symbols, timeframe, **options)  # type: ignore[arg-type]
     again = get(symbols, timeframe, **options)  # type: ignore[arg-type]
+    count = 1 if isinstance(symbols, str) else len(symbols)  # type: ignore[arg-type]
     assert "broker" in tiers(first)
-    assert set(tiers(from_store).split(":")[0].split()) == {"postgres"}
+    assert tiers(from_store) == f"postgres:{count}"
+    if "end" not in options:  # the newest bars
+        assert tiers(again) in (f"redis:{count}", f"postgres:{count}")
+        assert "limit" not in options or tiers(again) == f"redis:{count}"
     assert stack.calls() == calls, "a covered read asked the broker"
     same(first, from_store)
     same(first, again)
@@ -301,6 +305,28 @@ def test_explain_gaps_and_coverage_fetch_nothing(stack: Stack) -> None:
     table = stack.client.gaps(["AAPL", "MSFT"], "1min", start="2024-03-11", end="2024-03-13")
     assert list(table["symbol"]) == ["AAPL", "MSFT"]
     assert len(stack.sandbox.requests) == 0
+
+
+def test_unsettled_bars_that_a_later_read_jumped_over_are_still_read_again(stack: Stack) -> None:
+    def read(start: str, end: str) -> None:
+        day, zone = "2024-03-14T", "-04:00"
+        stack.client.get_bars("AAPL", "1min", start=f"{day}{start}{zone}", end=f"{day}{end}{zone}")
+
+    stack.set_time("2024-03-14T15:00:05-04:00")
+    read("14:30", "15:00")
+    stack.set_time("2024-03-14T15:45:00-04:00")
+    read("15:20", "15:40")
+    stack.forget_calls()
+    read("14:30", "15:00")
+    read("15:20", "15:40")
+    assert stack.calls() == 0, "covered reads with nothing missing"
+    read("14:30", "15:40")
+    (request,) = stack.sandbox.requests
+    assert request.params["start"] == "2024-03-14T18:59:00Z"  # 14:59, stored at 15:00:05
+    stack.forget_calls()
+    read("14:30", "15:41")
+    (request,) = stack.sandbox.requests
+    assert request.params["start"] == "2024-03-14T19:40:00Z", "settled by now"
 
 
 def test_bars_stored_before_their_corrections_ride_along_with_the_next_request(

@@ -18,6 +18,8 @@ MONITORING = {
     "ORDER BY total_bars_stored DESC LIMIT 10",
     "one symbol": "SELECT * FROM symbol_metadata WHERE symbol = 'AAPL'",
     "fragmented series": "SELECT symbol, timeframe FROM market_data_holdings WHERE covered_ranges > 1",
+    "unsettled series": "SELECT symbol, timeframe, unsettled_from FROM market_data_holdings "
+    "WHERE unsettled_ranges > 0",
 }
 
 
@@ -42,10 +44,13 @@ def test_metadata_sums_over_a_symbols_series(store: PostgresStore):
 
 
 def test_holdings_show_rows_and_coverage_of_each_series(store: PostgresStore):
-    store.commit([commit_of(minutes(0, 10)), commit_of(minutes(20, 10))])
-    store.commit([commit_of(minutes(0, 1), MSFT)])
+    store.commit([commit_of(minutes(0, 10), settled_until=minutes(0, 7).end)])
+    store.commit([commit_of(minutes(20, 10))])
+    store.commit([commit_of(minutes(0, 1), MSFT, settled_until=OBSERVED)])
     first, second = store.holdings()
     assert (first.key, first.row_count, first.covered_ranges) == (AAPL, 20, 2)
+    assert (first.unsettled_ranges, first.unsettled_from) == (2, from_micros(minutes(7, 1).start))
+    assert (second.unsettled_ranges, second.unsettled_from) == (0, None)
     assert first.covered_from == from_micros(minutes(0, 1).start)
     assert first.covered_to == from_micros(minutes(29, 1).end)
     assert first.rows_to == from_micros(minutes(29, 1).start)
@@ -88,7 +93,7 @@ def monitored(postgres_url: str):
             connection.execute("SET search_path = marketdata")
             connection.execute(
                 "INSERT INTO series SELECT 'alpaca', 'sip', 'S' || i, t, '{[2024-01-01,2025-01-01)}', 1,"
-                " '2025-01-01', '2024-01-01', '2025-01-01', i, '2025-01-01'"
+                " '{[2024-12-31,2025-01-01)}', '2024-01-01', '2025-01-01', i, '2025-01-01'"
                 " FROM generate_series(1, 10000) AS i, unnest(ARRAY['1min', '1day']) AS t"
             )
             connection.commit()

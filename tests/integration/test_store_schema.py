@@ -105,7 +105,9 @@ def test_a_migration_that_reads_differently_now_is_refused(database_url: str):
 
 def test_an_administrator_can_run_the_printed_script_instead(database_url: str):
     with PostgresStore(database_url) as store:
-        rows(database_url, store.migration_sql())
+        script = store.migration_sql()
+        assert script.count("SET LOCAL search_path") == 1
+        rows(database_url, script)
         store.check_schema()
         assert store.migrate() == []
         store.commit([commit_of(minutes(0, 5))])

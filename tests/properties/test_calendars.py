@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketdata.calendars import Hours, TradingCalendar
-from marketdata.spans import Span, normalise, total
+from marketdata.spans import Span, normalise
 from marketdata.types import DAY, HOUR, MINUTE
+from tests.interval_sets import covers, total
 from tests.shared_data import SHARED, needs_shared_data
 
 
@@ -97,7 +98,7 @@ def test_masks_and_single_answers_agree(moments: list[int], kind: Hours):
 def test_extending_over_closed_hours_adds_no_trading_time(span: Span, kind: Hours, more: int):
     limit = span.end + more * MINUTE
     wide = calendar().extend_over_closed(span, kind, limit)
-    assert wide.covers(span)
+    assert covers(wide, span)
     assert wide.end <= max(limit, span.end)
     assert calendar().trading_spans(wide, kind) == calendar().trading_spans(span, kind)
     # It goes as far as it may: the next microsecond on either side trades, or is past the limit.

@@ -13,8 +13,9 @@ from marketdata import planning
 from marketdata.calendars import Hours, TradingCalendar
 from marketdata.protocols import BaseTimeframe, Capabilities, SeriesState
 from marketdata.resample import bar_labels, bar_span
-from marketdata.spans import Span, intersect, normalise, subtract, total
+from marketdata.spans import Span, intersect, normalise, subtract
 from marketdata.types import DAY, MINUTE, SECOND, SeriesKey, Timeframe
+from tests.interval_sets import covers, total
 
 # 2012 with its storm, both clock changes, half-days, holidays.
 STRETCHES = ["2012-10-22", "2024-03-04", "2024-06-28", "2024-10-28", "2024-11-25", "2024-12-20"]
@@ -75,7 +76,7 @@ def test_gaps_and_coverage_are_what_was_asked_in_trading_time(situation):
 def test_gaps_begin_and_end_in_trading_time_and_lie_inside_what_was_asked(situation):
     asked, coverage, base = situation
     for gap in planning.gaps(asked, SeriesState(coverage), calendar(), base):
-        assert asked.covers(gap)
+        assert covers(asked, gap)
         assert trading(Span(gap.start, gap.start + SECOND), base)
         assert trading(Span(gap.end - SECOND, gap.end), base)
 
@@ -103,18 +104,37 @@ def test_invariant_01_what_was_fetched_leaves_no_gap_and_one_range(situation):
         assert len(after) == 1, "a healthy series is one range"
 
 
-@given(situations(), minutes)
-def test_unsettled_bars_ride_along_but_only_few_of_them(situation, back):
+@given(situations(), days, edges, st.integers(0, 20))
+def test_unsettled_bars_ride_along_but_only_few_of_them(situation, day, more, back):
     asked, coverage, base = situation
+    ends = [Span(s.end - back * MINUTE, s.end + back * MINUTE) for s in coverage]
+    starts = [Span(s.start, s.start + back * MINUTE) for s in coverage]
+    unsettled = intersect(coverage, normalise([*ends, *starts, *_spans(day, more)]))
     plain = planning.gaps(asked, SeriesState(coverage), calendar(), base)
-    for covered in coverage:
-        state = SeriesState(coverage, settled_until=covered.end - back * MINUTE)
-        wider = planning.gaps(asked, state, calendar(), base)
-        assert total(intersect(wider, plain)) == total(plain), "nothing missing is left out"
-        extra = subtract(wider, plain)
-        assert all(
-            planning.expected_bars(s, base, calendar()) <= planning.RESETTLE_BARS for s in extra
-        )
+    wider = planning.gaps(asked, SeriesState(coverage, unsettled=unsettled), calendar(), base)
+    assert wider == normalise(wider)
+    assert subtract(plain, wider) == [], "nothing missing is left out"
+    assert len(wider) <= len(plain), "no request of their own"
+    extra = [t for s in subtract(wider, plain) for t in trading(s, base)]
+    assert subtract(normalise(extra), unsettled) == [], "and nothing settled is read again"
+    sides = 2 * planning.RESETTLE_BARS * len(plain)
+    assert sum(planning.expected_bars(s, base, calendar()) for s in extra) <= sides
+
+
+@given(situations())
+def test_a_few_unsettled_bars_beside_a_gap_are_never_left_out(situation):
+    asked, coverage, base = situation
+    hours = planning.stored_hours(base)
+    few = 3 * (MINUTE if base.intraday else DAY)
+    beside = [Span(s.end - few, s.end) for s in coverage] + [
+        Span(s.start, s.start + few) for s in coverage
+    ]
+    unsettled = intersect(coverage, normalise(beside))
+    found = planning.gaps(asked, SeriesState(coverage, unsettled=unsettled), calendar(), base)
+    for gap in found:
+        for span in unsettled:
+            touching = span.end == gap.start or span.start == gap.end
+            assert not (touching and calendar().trading_spans(span, hours))
 
 
 # -------------------------------------------------------------------------------- closed hours
@@ -143,7 +163,7 @@ def test_invariant_06_nothing_is_recorded_past_what_is_settled(situation, ago):
         assert found.empty
     else:
         assert found.end <= max(edge, asked.start)
-        assert found.covers(Span(asked.start, min(asked.end, edge)))
+        assert covers(found, Span(asked.start, min(asked.end, edge)))
 
 
 # ------------------------------------------------------------------------------------ segments
@@ -162,7 +182,7 @@ def _capabilities(limited: bool) -> Capabilities:
         bases[Timeframe.HOUR_1] = (_MONTH, BaseTimeframe(Timeframe.HOUR_1, 730 * DAY))
     return Capabilities(
         bases=bases, max_span={}, settle_delay=3 * SECOND, daily_settle_delay=20 * MINUTE,
-        feeds=("sip",), batch_symbols=3, page_rows=10_000, quotes=True, earliest=0,
+        feeds=("sip",), batch_symbols=3, page_rows=10_000, latest_feeds=(), earliest=0,
     )  # fmt: skip
 
 

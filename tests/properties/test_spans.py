@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.spans import Span, contains, intersect, normalise, subtract, total
+from marketdata.spans import Span, intersect, normalise, subtract
+from tests.interval_sets import total
 
 loose = st.lists(st.builds(Span, st.integers(0, 40), st.integers(0, 40)), max_size=10)
 normal = loose.map(normalise)
@@ -48,12 +49,6 @@ def test_subtract_is_that_of_sets(left: list[Span], right: list[Span]):
     assert is_normal(rest)
 
 
-@settings(max_examples=300, deadline=None)
-@given(normal, st.builds(Span, st.integers(0, 40), st.integers(0, 40)))
-def test_contains_means_inside_one_span(spans: list[Span], wanted: Span):
-    assert contains(spans, wanted) == (points([wanted]) <= points(spans))
-
-
 @settings(max_examples=200, deadline=None)
 @given(normal, normal)
 def test_gaps_and_held_parts_make_up_what_was_asked(asked: list[Span], held: list[Span]):
@@ -64,6 +59,5 @@ def test_gaps_and_held_parts_make_up_what_was_asked(asked: list[Span], held: lis
 
 @settings(max_examples=200, deadline=None)
 @given(*[st.builds(Span, st.integers(0, 40), st.integers(0, 40)) for _ in range(2)])
-def test_clip_and_covers(one: Span, other: Span):
+def test_clip(one: Span, other: Span):
     assert points([one.clip(other)]) == points([one]) & points([other])
-    assert one.covers(other) == (points([other]) <= points([one]))

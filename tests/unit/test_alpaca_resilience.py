@@ -46,7 +46,7 @@ class Ledger:
         self.paused: list[float] = []
         self.next = hands.now
 
-    def take(self, credential: str, limit_per_minute: int) -> float:
+    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
         self.asked.append((credential, limit_per_minute))
         if self.grants:
             self.grants -= 1
@@ -238,7 +238,7 @@ def _fork(action: Callable[[], object]) -> int:
 
 def test_a_budget_that_cannot_be_asked_raises_at_once(hands: Hands) -> None:
     class Down(Ledger):
-        def take(self, credential: str, limit_per_minute: int) -> float:
+        def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
             raise StoreUnavailableError("no connection")
 
     calls = caller(hands, Down(hands, 0, 0))

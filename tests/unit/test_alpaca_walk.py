@@ -108,8 +108,8 @@ def test_a_later_symbol_proves_the_one_the_page_before_ended_in(
 
 @pytest.mark.parametrize(
     "last",
-    [rows(3, 1, 2), rows(1, 2.5), rows(1, 900), [*rows(1), {"t": "never"}], []],
-    ids=["unsorted", "off-grid", "out-of-window", "unreadable", "empty"],
+    [rows(3, 1, 2), rows(1, 2.5), rows(1, 900), [*rows(1), {"t": "never"}]],
+    ids=["unsorted", "off-grid", "out-of-window", "unreadable"],
 )
 def test_dirt_at_the_end_of_a_page_proves_nothing(
     calendar: TradingCalendar, last: list[dict[str, Any]]
@@ -122,6 +122,16 @@ def test_dirt_at_the_end_of_a_page_proves_nothing(
     assert rest.proven == {"B": SPAN}
     inside = [r for r in last if r["t"] != "never" and "T14:3" in r["t"]]
     assert len(rest.bars["B"]) == len(inside) + 1
+
+
+def test_symbols_listed_without_bars_prove_nothing(calendar: TradingCalendar) -> None:
+    one = walk(calendar, "A", "B", "C")
+    first = one.take(page({"A": rows(0), "B": [], "C": []}, "t1"))
+    assert first.proven == {"A": until(1)}
+    second = one.take(page({"A": rows(1), "B": rows(2), "C": []}, "t2"))
+    assert second.proven == {"A": until(10, since=1), "B": until(3)}
+    last = one.take(page({"A": [], "B": rows(5)}))
+    assert last.proven == {"B": until(10, since=3), "C": SPAN}
 
 
 def test_symbols_out_of_order_prove_nothing_before_the_end(calendar: TradingCalendar) -> None:

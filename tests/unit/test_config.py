@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from marketdata.config import VARIABLES, Settings, masked_url, provider_of
+from marketdata.config import VARIABLES, Settings, is_secret, masked_url, provider_of
 from marketdata.errors import ConfigurationError
 
 
@@ -189,6 +189,32 @@ def test_secrets_are_shown_nowhere(monkeypatch):
     broken = refusal(database_url=f"mysql://u:{secret}@h/d", redis_url="ftp://u:hunter2@h", tz="?")
     assert "hunter2" not in broken
     assert "mysql://u:***@h/d" in broken
+
+
+SECRETS = [f for f in VARIABLES if is_secret(f)]
+URLS = [f for f in VARIABLES if f.endswith("_url")]
+
+
+def test_the_keys_are_secrets():
+    assert SECRETS == ["alpaca_key_id", "alpaca_secret_key"]
+
+
+@pytest.mark.parametrize("field", SECRETS)
+def test_every_secret_is_masked_by_its_type(field):
+    settings = Settings.load(**dict.fromkeys(SECRETS, "hunter2"))
+    assert getattr(settings, field).get_secret_value() == "hunter2"
+    assert "hunter2" not in f"{settings!r} {settings.describe()}"
+    (line,) = [s for s in settings.describe() if s.name == VARIABLES[field][0]]
+    assert line.value == "***"
+    assert "hunter2" not in refusal(**{field: ["hunter2"]})
+
+
+@pytest.mark.parametrize("field", URLS)
+def test_every_url_is_shown_without_its_password(field):
+    scheme = {"database_url": "postgresql", "redis_url": "redis"}.get(field, "https")
+    settings = Settings.load(**{field: f"{scheme}://user:hunter2@host:1234/x?token=hunter2"})
+    assert "hunter2" not in f"{settings!r} {settings.describe()}"
+    assert "hunter2" not in refusal(**{field: "nonsense://user:hunter2@host"})
 
 
 def test_settings_are_frozen_and_picklable():

@@ -17,11 +17,11 @@ SPAN, OTHER = Span(0, 10), Span(20, 30)
 
 
 @pytest.fixture
-def flights() -> LocalFlights:
-    return LocalFlights()
+def flights() -> LocalFlights[SeriesKey]:
+    return LocalFlights[SeriesKey]()
 
 
-def test_the_first_leads_the_next_wait_for_it(flights: LocalFlights) -> None:
+def test_the_first_leads_the_next_wait_for_it(flights: LocalFlights[SeriesKey]) -> None:
     led, others = flights.board([A, B], SPAN)
     assert list(led) == [A, B]
     assert others == {}
@@ -31,7 +31,9 @@ def test_the_first_leads_the_next_wait_for_it(flights: LocalFlights) -> None:
     assert theirs[B].span == SPAN, "the outcome concerns the leader's span"
 
 
-def test_a_landed_flight_is_free_again_and_tells_its_outcome(flights: LocalFlights) -> None:
+def test_a_landed_flight_is_free_again_and_tells_its_outcome(
+    flights: LocalFlights[SeriesKey],
+) -> None:
     led, _ = flights.board([A], SPAN)
     _, waiting = flights.board([A], SPAN)
     error = BrokerUnavailableError("down")
@@ -44,7 +46,7 @@ def test_a_landed_flight_is_free_again_and_tells_its_outcome(flights: LocalFligh
     assert (list(again), others) == ([A], {})
 
 
-def test_landing_twice_changes_nothing(flights: LocalFlights) -> None:
+def test_landing_twice_changes_nothing(flights: LocalFlights[SeriesKey]) -> None:
     led, _ = flights.board([A], SPAN)
     flights.land(led)
     next_one, _ = flights.board([A], SPAN)
@@ -54,20 +56,20 @@ def test_landing_twice_changes_nothing(flights: LocalFlights) -> None:
     assert others == next_one, "the next flight is still in the air"
 
 
-def test_part_of_a_flight_may_land_before_the_rest(flights: LocalFlights) -> None:
+def test_part_of_a_flight_may_land_before_the_rest(flights: LocalFlights[SeriesKey]) -> None:
     led, _ = flights.board([A, B], SPAN)
     flights.land({A: led[A]})
     mine, others = flights.board([A, B], SPAN)
     assert (list(mine), list(others)) == ([A], [B])
 
 
-def test_waiting_ends_with_the_deadline(flights: LocalFlights) -> None:
+def test_waiting_ends_with_the_deadline(flights: LocalFlights[SeriesKey]) -> None:
     flights.board([A], SPAN)
     _, others = flights.board([A], SPAN)
     assert flights.wait(others[A], Deadline(0.01)) is None
 
 
-def test_without_a_deadline_one_waits_for_the_landing(flights: LocalFlights) -> None:
+def test_without_a_deadline_one_waits_for_the_landing(flights: LocalFlights[SeriesKey]) -> None:
     led, _ = flights.board([A], SPAN)
     _, others = flights.board([A], SPAN)
     waiter = threading.Thread(target=lambda: flights.wait(others[A], Deadline(None)))
@@ -77,7 +79,7 @@ def test_without_a_deadline_one_waits_for_the_landing(flights: LocalFlights) -> 
     assert not waiter.is_alive()
 
 
-def test_many_threads_have_one_leader_a_key(flights: LocalFlights) -> None:
+def test_many_threads_have_one_leader_a_key(flights: LocalFlights[SeriesKey]) -> None:
     leaders: list[SeriesKey] = []
     barrier = threading.Barrier(50)
 

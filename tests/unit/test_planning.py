@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from functools import lru_cache
 
@@ -42,7 +43,7 @@ def caps(**bases: tuple[BaseTimeframe, ...]) -> Capabilities:
     }
     return Capabilities(
         bases=known, max_span={}, settle_delay=3 * SECOND, daily_settle_delay=20 * MINUTE,
-        feeds=(), batch_symbols=2, page_rows=10_000, quotes=True, earliest=0,
+        feeds=(), batch_symbols=2, page_rows=10_000, latest_feeds=(), earliest=0,
     )  # fmt: skip
 
 
@@ -90,8 +91,10 @@ def test_derived_bars_are_closed_one_by_one(target, edge, newest):
     assert planning.closed_labels(calendar(), target, at(edge)) == at(newest)
 
 
-def gaps(asked: Span, *covered: Span, settled: str | None = None, base: Timeframe = MIN_1):
-    state = SeriesState(list(covered), settled_until=None if settled is None else at(settled))
+def gaps(
+    asked: Span, *covered: Span, unsettled: Sequence[Span] = (), base: Timeframe = MIN_1
+) -> list[str]:
+    state = SeriesState(list(covered), unsettled=list(unsettled))
     return shown(planning.gaps(asked, state, calendar(), base))
 
 
@@ -116,9 +119,47 @@ def test_unsettled_bars_are_read_again_with_the_next_request():
     covered = span("03-13 20:00", "03-14 15:00")
     asked = span("03-14 04:00", "03-14 15:01")
     assert gaps(asked, covered) == ["03-14 15:00 to 03-14 15:01"]
-    assert gaps(asked, covered, settled="03-14 14:59") == ["03-14 14:59 to 03-14 15:01"]
-    assert gaps(asked, covered, settled="03-14 15:00") == ["03-14 15:00 to 03-14 15:01"]
-    assert gaps(asked, covered, settled="03-14 10:00") == ["03-14 15:00 to 03-14 15:01"], "too many"
+    early = [span("03-14 14:59", "03-14 15:00")]
+    assert gaps(asked, covered, unsettled=early) == ["03-14 14:59 to 03-14 15:01"]
+    many = [span("03-14 10:00", "03-14 15:00")]
+    assert gaps(asked, covered, unsettled=many) == ["03-14 15:00 to 03-14 15:01"], "too many"
+    apart = [span("03-14 14:57", "03-14 14:58")]
+    assert gaps(asked, covered, unsettled=apart) == ["03-14 15:00 to 03-14 15:01"], "not beside it"
+    inside = span("03-14 04:00", "03-14 15:00")
+    assert gaps(inside, covered, unsettled=early) == [], "no reason for a request of their own"
+
+
+def test_what_a_later_read_jumped_over_rides_along_with_the_gap_beside_it():
+    """Read to 15:00:05, then 15:20 to 15:40, then the minutes between."""
+    covered = span("03-13 20:00", "03-14 15:00"), span("03-14 15:20", "03-14 15:40")
+    early = [span("03-14 14:59", "03-14 15:00")]
+    asked = span("03-14 15:00", "03-14 15:40")
+    assert gaps(asked, *covered, unsettled=early) == ["03-14 14:59 to 03-14 15:20"]
+    after = span("03-14 15:30", "03-14 15:41")
+    assert gaps(after, *covered, unsettled=early) == ["03-14 15:40 to 03-14 15:41"]
+
+
+def test_unsettled_bars_right_behind_a_gap_ride_along():
+    covered = span("03-14 10:00", "03-14 10:05"), span("03-14 15:00", "03-14 15:20")
+    early = [covered[0], span("03-14 15:00", "03-14 15:01")]
+    asked = span("03-14 09:00", "03-14 15:20")
+    assert gaps(asked, *covered, unsettled=early) == ["03-14 09:00 to 03-14 15:01"], "one request"
+    before = span("03-14 09:00", "03-14 10:00")
+    assert gaps(before, *covered, unsettled=early) == ["03-14 09:00 to 03-14 10:05"]
+
+
+def test_unsettled_bars_ride_along_over_closed_time():
+    """The last minute of Thursday, read right after it, and a night read that settles nothing."""
+    covered = span("03-13 20:00", "03-15 04:00")
+    early = [span("03-14 19:59", "03-14 20:01"), span("03-14 20:29", "03-14 20:30")]
+    asked = span("03-14 15:00", "03-15 04:01")
+    assert gaps(asked, covered, unsettled=early) == ["03-14 19:59 to 03-15 04:01"]
+    days = span("03-12 16:00", "03-14 17:00")
+    found = gaps(
+        span("03-14 00:00", "03-16 00:00"), days,
+        unsettled=[span("03-13 16:00", "03-14 17:00")], base=DAY_1,
+    )  # fmt: skip
+    assert found == ["03-14 00:00 to 03-15 16:00"]
 
 
 def test_what_is_recorded_reaches_to_the_next_opening():

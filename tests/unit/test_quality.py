@@ -177,7 +177,6 @@ def test_good_rows_beside_all_kinds_of_dirt_are_kept(calendar: TradingCalendar) 
     bars.values[HIGH, 5] = 1.0
     report = passed(bars.take(np.arange(8)[::-1]), calendar)
     assert report.rejected == {"price": 1, "volume": 1, "off_grid": 1, "duplicate": 1, "range": 1}
-    assert report.rejected_total == 5
     assert report.bars.timestamp.tolist() == [OPENING + m * MINUTE for m in (4, 6, 7)]
 
 

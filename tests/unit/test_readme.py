@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import marketdata as md
 from marketdata import errors
+from marketdata.arguments import Configured
 from marketdata.cli import exits
 from marketdata.cli.app import app
 from marketdata.client import Client
@@ -107,8 +108,11 @@ def test_parameters_table_is_the_signature():
     assert list(table) == list(parameters)
     for name, (default, values) in table.items():
         actual = parameters[name].default
-        if actual in (None, "", inspect.Parameter.empty):
+        if actual in (None, inspect.Parameter.empty):
             continue
+        if isinstance(actual, Configured):  # the settings decide: their default is shown
+            field = next(f for f, names in VARIABLES.items() if names[0] == actual.value)
+            actual = Settings.model_fields[field].default
         assert code(default) == [repr(actual).replace("'", '"')], name
         assert values
     written = code(table["timeframe"][1])[0].split()

@@ -9,6 +9,7 @@ Only 1min and 1day are fetched; everything coarser is derived.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from marketdata.brokers.alpaca_client import Endpoint, Keys
 from marketdata.brokers.alpaca_narrowing import Narrowing, blames_the_request, in_batches
 from marketdata.brokers.alpaca_walk import PAGE_ROWS, TIMEFRAMES, PageWalk
 from marketdata.brokers.alpaca_wire import (
+    KEYS_CURE,
     LATEST_PATHS,
     SPLIT_TYPES,
     is_recent_refusal,
@@ -62,6 +64,8 @@ _FIRST_OF_2016: Final = 1_451_624_400 * SECOND  # New York midnight
 _FIRST_OF_1980: Final = 315_550_800 * SECOND
 _PROCESSED_BEFORE: Final = timedelta(days=30)
 _PROCESSED_AFTER: Final = timedelta(days=60)
+_ASSET_UNKNOWN: Final = re.compile(r"(?<![/\w])(asset|symbol)\b[^/]*\bnot found\b", re.IGNORECASE)
+"""What Alpaca says of an unknown symbol; a 404 that only echoes the path says something else."""
 _ASSETS_KEPT: Final = 3600.0
 
 _BASES: Final = {
@@ -118,7 +122,7 @@ class AlpacaBroker:
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         if not key_id or not secret_key:
-            raise AuthenticationError("Alpaca needs a key id and a secret key")
+            raise AuthenticationError("Alpaca needs a key id and a secret key", cure=KEYS_CURE)
         self._provider = provider
         self._feed = feed
         self._clock = clock
@@ -128,7 +132,7 @@ class AlpacaBroker:
         data = (data_url or DATA_URL).rstrip("/")
         trading = (trading_url or (TRADING_URL if data == DATA_URL else data)).rstrip("/")
         digest = hashlib.sha256(f"{provider}:{key_id}".encode()).hexdigest()[:16]
-        transport = Transport(timeouts=timeouts)
+        transport = self._transport = Transport(timeouts=timeouts)
         keys = Keys(key_id, secret_key)
         self._data = Endpoint(data, keys, transport, _caller(digest, rate_limit, budget))
         # The trading API counts its own 200 requests a minute and can be down on its own.
@@ -165,17 +169,26 @@ class AlpacaBroker:
             feeds=FEEDS,
             batch_symbols=BATCH_SYMBOLS,
             page_rows=PAGE_ROWS,
-            quotes=True,
+            latest_feeds=LATEST_FEEDS,
             # Source: Alpaca "Historical Data": bars are complete from 2016. A foreign host may
             # have more.
             earliest=_FIRST_OF_2016 if self._provider == "alpaca" else _FIRST_OF_1980,
         )
 
+    def close(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        self._transport.close()
+
     def health(self) -> dict[str, str | int | None]:
-        """Return breaker state and request allowance, as last seen; asks nothing."""
+        """Return breaker state, requests sent and request allowance, as last seen; asks nothing.
+
+        The allowance is that of the market-data host; requests sent count both hosts.
+        """
         gate = self._data.caller.gate
+        gates = {id(e): e.caller.gate for e in (self._data, self._trading)}
         return {
             "breaker": self._data.caller.breaker.state,
+            "requests_sent": sum(g.granted for g in gates.values()),
             "requests_per_minute": gate.limit,
             "requests_left": self._data.requests_left,
         }
@@ -209,21 +222,27 @@ class AlpacaBroker:
             walk = PageWalk(symbols, request, self._calendar())
             while not walk.finished:
                 try:
-                    answer = self._get_bars(walk, request.feed, deadline)
+                    page = self._next_page(walk, request.feed, deadline)
                 except BrokerResponseError as error:
                     if walk.begun or not blames_the_request(error):
                         raise
                     narrowing.without(symbols, error)
                     break
-                page = walk.take(answer)
                 narrowing.answered = True
                 yield replace(page, refused=narrowing.pop_refused())
         refused = narrowing.finish()
         if refused:
             yield BarsPage({}, {}, refused)
 
-    def _get_bars(self, walk: PageWalk, feed: str, deadline: Deadline) -> object:
-        return self._get_data("/stocks/bars", walk.params(), feed, deadline)
+    def _next_page(self, walk: PageWalk, feed: str, deadline: Deadline) -> BarsPage:
+        """Ask for a page; once more where JSON came that is no page, such as ``bars: null``."""
+        answer = self._get_data("/stocks/bars", walk.params(), feed, deadline)
+        try:
+            return walk.take(answer)
+        except BrokerResponseError as error:
+            if not error.transient or deadline.expired:
+                raise
+        return walk.take(self._get_data("/stocks/bars", walk.params(), feed, deadline))
 
     def _get_data(
         self, path: str, params: Mapping[str, str | int], feed: str, deadline: Deadline
@@ -238,17 +257,17 @@ class AlpacaBroker:
 
     def _learn_delay(self, feed: str, error: DataUnavailableError) -> None:
         """Remember for this key that the feed's last quarter of an hour is not to be had."""
+        error.facts["settle_delay"] = _RECENT_REFUSED / SECOND
+        error.cure = (
+            "ask for bars older than 16 minutes; feed='delayed_sip' has later trades and quotes, "
+            f"and feed='iex' is another, thinner source than {feed!r}"
+        )
         mine = object()  # of several threads that learn it at once, one says it
         if self._delayed.setdefault(feed, mine) is mine and self._on_notice is not None:
             self._on_notice(
                 f"this Alpaca key has no right to the last 15 minutes of {feed}: "
                 "bars arrive 16 minutes late"
             )
-        error.facts["settle_delay"] = _RECENT_REFUSED / SECOND
-        error.cure = (
-            "ask for bars older than 16 minutes; feed='delayed_sip' has later trades and quotes, "
-            f"and feed='iex' is another, thinner source than {feed!r}"
-        )
 
     # ----------------------------------------------------------------------------- actions
 
@@ -312,7 +331,7 @@ class AlpacaBroker:
         try:
             asset = self._trading.get(f"/assets/{quote(symbol, safe='')}", None, deadline)
         except MarketDataError as error:
-            unknown = error.facts.get("status") == 404 and "asset" in error.message.lower()
+            unknown = error.facts.get("status") == 404 and _ASSET_UNKNOWN.search(error.message)
             return SymbolVerdict(False if unknown else None)
         if isinstance(asset, Mapping) and asset.get("symbol") == symbol:
             name = asset.get("name")
@@ -320,10 +339,13 @@ class AlpacaBroker:
         return SymbolVerdict(None)
 
     def symbols(self, deadline: Deadline) -> list[str]:
-        """Return the active US equities, sorted; kept for an hour."""
+        """Return all US equities, inactive ones included, sorted; kept for an hour.
+
+        Source: Alpaca trading API, ``GET /v2/assets``: without ``status`` it lists every status.
+        """
         kept = self._assets
         if kept is None or time.monotonic() - kept[0] > _ASSETS_KEPT:
-            params = {"status": "active", "asset_class": "us_equity"}
+            params = {"asset_class": "us_equity"}
             answer = self._trading.get("/assets", params, deadline)
             if not isinstance(answer, list):
                 raise BrokerResponseError("alpaca: not a list of assets", transient=True)

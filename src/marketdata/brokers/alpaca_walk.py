@@ -100,8 +100,8 @@ class PageWalk:
             Not a page of bars (transient), or a token that would end nowhere (not transient).
             Nothing of this page is taken; the pages before it stay proven.
         """
-        self.begun = True
         rows, token = self._unwrap(payload)
+        self.begun = True
         rejected: dict[str, int] = {}
         parsed: dict[str, Bars] = {}
         for symbol, raw in rows.items():
@@ -110,7 +110,9 @@ class PageWalk:
             elif raw:
                 rejected["wrong_symbol"] = rejected.get("wrong_symbol", 0) + len(raw)
         known = {s: self._until.get(s, self._request.span.start) for s in parsed}
-        proven = self._prove(list(rows), parsed, final=token is None)
+        # A symbol without rows says nothing of where the page stands in the order of symbols.
+        filled = [symbol for symbol, raw in rows.items() if raw]
+        proven = self._prove(filled, parsed, final=token is None)
         self._token, self.finished = token, token is None
         for symbol, bars in parsed.items():
             self._held.setdefault(symbol, []).append(self._inside(bars, known[symbol], rejected))

@@ -255,12 +255,17 @@ _PARAMETER: Final = re.compile(
 )
 
 
+def _worth_hiding(secret: str) -> bool:
+    """Real keys are 20 characters and more; hiding a made-up ``k`` would garble every word."""
+    return len(secret) >= 6
+
+
 def words_of(body: str, secrets: Sequence[str] = ()) -> str:
     """Return what an error body says, shortened, without markup and without `secrets`."""
     match = re.search(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)"', body)
     text = match[1] if match else re.sub(r"<[^>]*>", " ", body)
     text = " ".join(text.split())
-    for secret in secrets:
+    for secret in filter(_worth_hiding, secrets):
         text = text.replace(secret, "***")
     return text[:200]
 
@@ -271,6 +276,9 @@ def is_recent_refusal(status: int, words: str) -> bool:
     Source: Alpaca "Market Data FAQ": 403 ``subscription does not permit querying recent SIP data``.
     """
     return status == 403 and _RECENT.search(words) is not None
+
+
+KEYS_CURE: Final = "check APCA_API_KEY_ID and APCA_API_SECRET_KEY; run: marketdata doctor"
 
 
 def error_of_status(status: int, words: str, retry_after: float | None = None) -> MarketDataError:
@@ -296,7 +304,7 @@ def error_of_status(status: int, words: str, retry_after: float | None = None) -
             said, cure=f"try again in {wait:.0f} s", status=status, retry_after=round(wait, 3)
         )
     if status == 401:
-        return AuthenticationError(said, status=status)
+        return AuthenticationError(said, cure=KEYS_CURE, status=status)
     if status == 403:
         if _ENTITLEMENT.search(words):
             return DataUnavailableError(
@@ -306,7 +314,7 @@ def error_of_status(status: int, words: str, retry_after: float | None = None) -
                 status=status,
                 reason="not entitled",
             )
-        return AuthenticationError(said, status=status)
+        return AuthenticationError(said, cure=KEYS_CURE, status=status)
     if status == 408 or status >= 500:
         return BrokerUnavailableError(said, status=status)
     return _unusable(said, status)

@@ -33,7 +33,7 @@ _CAPABILITIES: Final = Capabilities(
     feeds=(),
     batch_symbols=500,
     page_rows=10_000,
-    quotes=False,
+    latest_feeds=(),
     earliest=-(2**62),
 )
 
@@ -76,6 +76,12 @@ class OfflineBroker:
         self, kind: str, symbols: Sequence[str], feed: str, deadline: Deadline
     ) -> dict[str, Mapping[str, Any]]:
         self._refuse(f"the latest {kind} is never stored", None)
+
+    def health(self) -> dict[str, str | int | None]:
+        return {}
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
 
     def _refuse(self, what: str, cure: str | None) -> NoReturn:
         raise DataUnavailableError(f"{what}, and {self._reason}", cure=self._cure or cure)

@@ -182,6 +182,8 @@ class RequestGate:
     ) -> None:
         self.credential = credential
         self.limit = limit
+        self.granted = 0
+        """Requests this process let through."""
         self._budget = budget
         self._monotonic = monotonic
         self._sleep = sleep
@@ -218,6 +220,8 @@ class RequestGate:
             if wait <= 0 and self._budget is not None:
                 wait = self._budget.take(self.credential, self.limit)
             if wait <= 0:
+                with self._lock:
+                    self.granted += 1
                 return
             if wait >= deadline.remaining():
                 raise RateLimitError(

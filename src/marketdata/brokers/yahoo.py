@@ -126,8 +126,9 @@ class YahooBroker:
         self._on_notice = on_notice
         self._noticed: set[str] = set()
         self.breaker = CircuitBreaker("Yahoo")
+        self._gate = RequestGate(provider, rate_limit, budget, sleep=sleep)
         self._line = YahooLine(
-            RequestGate(provider, rate_limit, budget, sleep=sleep),
+            self._gate,
             self.breaker,
             base_url=base_url,
             timeouts=timeouts,
@@ -150,8 +151,17 @@ class YahooBroker:
         return FEED
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; the next request opens new ones."""
         self._line.close()
+
+    def health(self) -> dict[str, str | int | None]:
+        """Return breaker state and requests sent; Yahoo tells no allowance. Asks nothing."""
+        return {
+            "breaker": self.breaker.state,
+            "requests_sent": self._gate.granted,
+            "requests_per_minute": self._gate.limit,
+            "requests_left": None,
+        }
 
     def capabilities(self, feed: str) -> Capabilities:
         """Return what can be had; the same at all times."""
@@ -164,7 +174,7 @@ class YahooBroker:
             feeds=(FEED,),
             batch_symbols=1,
             page_rows=5 * 16 * 60,  # a week of minutes, extended hours included
-            quotes=False,
+            latest_feeds=(),
             earliest=self._calendar().first,
         )
 

@@ -14,8 +14,8 @@ from marketdata.cli.output import size
 
 if TYPE_CHECKING:
     from marketdata.config import Settings
+    from marketdata.sources import Kind, Source
     from marketdata.store import PostgresStore
-    from marketdata.wiring import Source
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
@@ -155,7 +155,7 @@ class _Examined:
     # ----------------------------------------------------------------------------- broker
 
     def broker(self) -> Iterator[Check]:
-        from marketdata.wiring import choose_source
+        from marketdata.sources import KINDS, NOBODY, choose_source
 
         settings = self.settings
         source = choose_source(settings, self._recorded)
@@ -165,22 +165,25 @@ class _Examined:
         yield Check("broker", OK, f"{source.provider}, feed {source.feed} ({why})")
         if settings.clock != "system":
             yield Check("clock", OK, f"market time is {settings.clock}, not the machine's")
-        if source.kind == "none":
+        if source.kind == NOBODY:
             found = "asks no broker: only stored data is served"
-            fix = "" if settings.broker == "none" else "set the keys or the URL of the broker"
-            yield Check("keys", OK if settings.broker == "none" else WARNING, found, fix)
-        elif source.kind == "yahoo":
-            yield from _yahoo(settings, source)
-        elif source.kind == "sandbox" and not settings.alpaca_url:
+            fix = "" if settings.broker == NOBODY else "set the keys or the URL of the broker"
+            yield Check("keys", OK if settings.broker == NOBODY else WARNING, found, fix)
+            return
+        kind = KINDS[source.kind]
+        if kind.address is None and kind.url(settings) is None:
             yield Check("keys", OK, "none needed: the sandbox runs inside the process. SIMULATED")
         else:
-            yield from _alpaca(settings, source)
+            yield from _asked(settings, source, kind)
 
 
 def _why_chosen(recorded: tuple[str, str] | None, seen: bool, source: Source) -> str:
     if recorded:
         return "the database was filled from it"
-    keys = "keys are set" if source.kind == "alpaca" else "no Alpaca keys are set"
+    from marketdata.sources import KINDS
+
+    keyed = source.kind in KINDS and bool(KINDS[source.kind].key_fields)
+    keys = "keys are set" if keyed else "no Alpaca keys are set"
     return keys if seen else f"{keys}; a database that holds data decides"
 
 
@@ -274,69 +277,49 @@ def _cache(info: Any) -> Iterator[Check]:
 # ----------------------------------------------------------------------------------- broker
 
 
-def _alpaca(settings: Settings, source: Source) -> Iterator[Check]:
+def _asked(settings: Settings, source: Source, kind: Kind) -> Iterator[Check]:
     """Ask for a few recent bars: that proves address, keys and the right to recent data."""
-    from marketdata.brokers.alpaca import DATA_URL, AlpacaBroker
+    from marketdata.calendars import calendar_for
     from marketdata.clock import Deadline, parse_clock
     from marketdata.errors import AuthenticationError, DataUnavailableError
     from marketdata.protocols import BarsRequest
+    from marketdata.sources import Surroundings, key_variables, make_broker
     from marketdata.spans import Span
-    from marketdata.types import MINUTE, Timeframe
 
-    key, secret = settings.alpaca_key_id, settings.alpaca_secret_key
-    if source.kind == "alpaca" and (key is None or secret is None):
-        raise AuthenticationError(
-            "no keys", cure="set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose another broker"
-        )
+    if not kind.has_keys(settings):
+        cure = f"set {key_variables(kind)}, or choose another broker"
+        raise AuthenticationError("no keys", cure=cure)
     clock = parse_clock(settings.clock)
-    broker = AlpacaBroker(
-        key_id=key.get_secret_value() if key else "sandbox",
-        secret_key=secret.get_secret_value() if secret else "sandbox",
-        data_url=settings.alpaca_url,
-        trading_url=settings.alpaca_trading_url,
-        provider=source.provider,
-        feed=source.feed,
-        clock=clock,
-    )
     now = clock.now_us()
-    request = BarsRequest(("SPY",), Timeframe.MIN_1, Span(now - 20 * MINUTE, now), source.feed)
-    delayed = False
+    broker = make_broker(
+        Surroundings(settings, source, clock, lambda: calendar_for("XNYS", clock.now_us()))
+    )
+    timeframe, back = kind.probe
+    request = BarsRequest(("SPY",), timeframe, Span(now - back, now), source.feed)
+    late: float | None = None
     try:
-        next(broker.pages(request, Deadline(_PATIENCE)), None)
+        next(iter(broker.pages(request, Deadline(_PATIENCE))), None)
     except DataUnavailableError as error:
-        if "settle_delay" not in error.facts:
+        learnt = error.facts.get("settle_delay")
+        if not isinstance(learnt, int | float):
             raise
-        delayed = True
-    right = (
-        f"{source.feed} 16 minutes late (free plan)" if delayed else f"{source.feed} in real time"
-    )
-    yield Check("keys", OK, f"accepted, {right}")
-    health = broker.health()
-    if health["requests_left"] is not None:
-        left = f"{health['requests_left']} of {health['requests_per_minute']} left this minute"
-        yield Check("calls", OK, left)
-    if settings.clock == "system":
-        yield from _skew(settings.alpaca_url or DATA_URL)
-
-
-def _yahoo(settings: Settings, source: Source) -> Iterator[Check]:
-    from marketdata.brokers.yahoo import YahooBroker
-    from marketdata.clock import Deadline, parse_clock
-    from marketdata.protocols import BarsRequest
-    from marketdata.spans import Span
-    from marketdata.types import DAY, Timeframe
-
-    clock = parse_clock(settings.clock)
-    broker = YahooBroker(clock=clock, base_url=settings.yahoo_url, provider=source.provider)
-    now = clock.now_us()
-    request = BarsRequest(("SPY",), Timeframe.DAY_1, Span(now - 7 * DAY, now), source.feed)
-    try:
-        next(broker.pages(request, Deadline(_PATIENCE)), None)
+        late = learnt
     finally:
         broker.close()
-    yield Check("keys", OK, f"none needed: {source.provider} answers")
-    if settings.clock == "system":
-        yield from _skew(settings.yahoo_url or "https://query1.finance.yahoo.com")
+    needless = f"none needed: {source.provider} answers"
+    if late is not None:
+        right = f"{source.feed} {late / 60:.0f} minutes late (free plan)"
+    else:
+        right = f"{source.feed} in real time"
+    # Only intraday bars show whether the newest data may be had.
+    yield Check("keys", OK, f"accepted, {right}" if timeframe.intraday else needless)
+    health = broker.health()
+    if health.get("requests_left") is not None:
+        left = f"{health['requests_left']} of {health['requests_per_minute']} left this minute"
+        yield Check("calls", OK, left)
+    address = kind.url(settings) or kind.address
+    if settings.clock == "system" and address is not None:
+        yield from _skew(address)
 
 
 def _skew(url: str) -> Iterator[Check]:

@@ -185,24 +185,28 @@ def gaps(
     period: Period = None,
     feed: Feed = None,
 ) -> int:
-    """Print what was never asked of the broker.
+    """Print what is not stored: never asked, or no longer given.
 
-    In trading time; exit code 3 if there is anything.
+    In trading time; exit code 3 if anything was never asked.
     """
     from marketdata.client import Client
+    from marketdata.explaining import NEVER_ASKED
 
     names = symbols_of(symbols)
     with Client(settings) as client:
         frame = client.gaps(names, timeframe, start=start, end=end, period=period, feed=feed)
     table = make_table("symbol", "from (UTC)", "to, exclusive", "state")
-    for row in frame.itertuples():
-        found = {"symbol": row.symbol, "start": row.start, "end": row.end, "state": row.state}
-        out.row(found)
-        table.add_row(row.symbol, instant(row.start), instant(row.end), row.state)
-    torn = sorted(set(frame["symbol"]))
-    if torn:
+    for found in frame.to_dict("records"):
+        out.row({str(name): value for name, value in found.items()})
+        ends = instant(found["start"]), instant(found["end"])
+        table.add_row(found["symbol"], *ends, found["state"])
+    torn = sorted(set(frame["symbol"][frame["state"] == NEVER_ASKED]))
+    if len(frame):
         out.table(table)
+    if torn:
         out.note(f"{len(torn)} of {len(names)} series have gaps; marketdata bars fetches them")
+    elif len(frame):
+        out.note("all that the broker still gives is stored")
     else:
         out.line("no gaps: everything that has closed is stored")
     return out.done(INCOMPLETE if torn else DONE, gaps=len(frame), symbols=torn)

@@ -11,7 +11,7 @@ from marketdata.store.connection import Database
 
 # Losing a second of grants in a server crash is cheaper than a disk flush for every request.
 _QUICK: Final = text("SET LOCAL synchronous_commit = off")
-_TAKE: Final = text("SELECT take_request(:credential, :per_minute)")
+_TAKE: Final = text("SELECT take_request(:credential, :per_minute, :reserve)")
 _PAUSE: Final = text("""
 INSERT INTO rate_budgets AS b (credential, paused_until)
 VALUES (:credential, clock_timestamp() + :seconds * interval '1 second')
@@ -26,12 +26,17 @@ class PostgresBudget:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def take(self, credential: str, limit_per_minute: int) -> float:
+    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
         """Take one request from the budget; return 0.0, or the seconds to wait (nothing taken).
 
-        `credential` is stored as a digest only.
+        Granted only while more than `reserve` requests of the window are left. `credential` is
+        stored as a digest only.
         """
-        parameters = {"credential": _digest(credential), "per_minute": limit_per_minute}
+        parameters = {
+            "credential": _digest(credential),
+            "per_minute": limit_per_minute,
+            "reserve": reserve,
+        }
 
         def work(connection: Connection) -> float:
             connection.execute(_QUICK)

@@ -17,7 +17,8 @@ from marketdata.errors import MarketDataError, StoreUnavailableError, error_from
 from marketdata.protocols import FlightOutcome, FlightTicket
 from marketdata.spans import Span
 from marketdata.store.connection import Database
-from marketdata.types import SeriesKey, Timeframe
+from marketdata.store.wire import key_columns, key_of
+from marketdata.types import SeriesKey
 
 KEPT_SECONDS: Final = 60
 """How long an outcome is kept for those who wait."""
@@ -90,7 +91,7 @@ class PostgresFlights:
             if not waiting:
                 return ticket
             claim = {
-                **_columns(waiting),
+                **key_columns(waiting),
                 "id": ticket.id,
                 "start": from_micros(span.start),
                 "end": from_micros(span.end),
@@ -121,14 +122,14 @@ class PostgresFlights:
         """Return the outcomes of those flights that have ended; one nobody knows of is lost."""
         if not flights:
             return {}
-        parameters = {**_columns(list(flights)), "ids": list(flights.values())}
+        parameters = {**key_columns(list(flights)), "ids": list(flights.values())}
         rows = self._database.run(lambda c: c.execute(_OUTCOME, parameters).all())
-        return {_key(row[:4]): _outcome(*row[4:]) for row in rows}
+        return {key_of(row[:4]): _outcome(*row[4:]) for row in rows}
 
 
 def _board(connection: Connection, claim: dict[str, Any]) -> dict[SeriesKey, str]:
     connection.execute(_BOARD, claim)
-    return {_key(row[:4]): row[4] for row in connection.execute(_IN_AIR, claim)}
+    return {key_of(row[:4]): row[4] for row in connection.execute(_IN_AIR, claim)}
 
 
 def _land(connection: Connection, flight: str, record: str | None) -> None:
@@ -141,14 +142,3 @@ def _outcome(lost: bool, error: Any, start: Any, end: Any) -> FlightOutcome:
         return FlightOutcome(lost=True)
     span = Span(to_micros(start), to_micros(end))
     return FlightOutcome(error=None if error is None else error_from_record(error), span=span)
-
-
-def _columns(keys: Sequence[SeriesKey]) -> dict[str, list[str]]:
-    names = ("provider", "feed", "symbol", "timeframe")
-    columns = zip(*keys, strict=True)
-    return {name: [str(v) for v in column] for name, column in zip(names, columns, strict=True)}
-
-
-def _key(row: Sequence[Any]) -> SeriesKey:
-    provider, feed, symbol, timeframe = row
-    return SeriesKey(provider, feed, symbol, Timeframe(timeframe))

@@ -10,7 +10,8 @@ from typing import Any, Final
 from sqlalchemy import text
 
 from marketdata.store.connection import Database
-from marketdata.types import SeriesKey, Timeframe
+from marketdata.store.wire import key_of
+from marketdata.types import SeriesKey
 
 _ADOPT: Final = text("""
 UPDATE store_info SET provider = :provider, feed = :feed WHERE provider IS NULL
@@ -34,7 +35,7 @@ ORDER BY symbol
 """)
 _HOLDINGS: Final = text("""
 SELECT provider, feed, symbol, timeframe, rows_from, rows_to, row_count, covered_from, covered_to,
-       covered_ranges, settled_until, revision, last_fetched_at
+       covered_ranges, unsettled_ranges, unsettled_from, revision, last_fetched_at
 FROM market_data_holdings WHERE CAST(:symbols AS text[]) IS NULL OR symbol = ANY (:symbols)
 ORDER BY symbol, timeframe, provider, feed
 """)
@@ -76,7 +77,8 @@ class Holding:
     covered_from: datetime | None
     covered_to: datetime | None
     covered_ranges: int
-    settled_until: datetime | None
+    unsettled_ranges: int
+    unsettled_from: datetime | None
     revision: int
     last_fetched_at: datetime | None
 
@@ -133,7 +135,7 @@ class Holdings:
 
     def series(self, symbols: Sequence[str] | None = None) -> list[SeriesKey]:
         """Return the series stored, of `symbols` or of all."""
-        return [_key(*row) for row in self._of(_SERIES, symbols)]
+        return [key_of(row) for row in self._of(_SERIES, symbols)]
 
     def metadata(self, symbols: Sequence[str] | None = None) -> list[SymbolMetadata]:
         """Return the rows of ``symbol_metadata``, of `symbols` or of all."""
@@ -141,7 +143,7 @@ class Holdings:
 
     def holdings(self, symbols: Sequence[str] | None = None) -> list[Holding]:
         """Return the rows of ``market_data_holdings``, of `symbols` or of all."""
-        return [Holding(_key(*row[:4]), *row[4:]) for row in self._of(_HOLDINGS, symbols)]
+        return [Holding(key_of(row[:4]), *row[4:]) for row in self._of(_HOLDINGS, symbols)]
 
     def status(self) -> StoreStatus:
         """Return counts, sizes and the server's version."""
@@ -153,7 +155,3 @@ class Holdings:
     def _of(self, statement: Any, symbols: Sequence[str] | None) -> Sequence[Any]:
         parameters = {"symbols": None if symbols is None else list(symbols)}
         return self._database.run(lambda c: c.execute(statement, parameters).all(), snapshot=True)
-
-
-def _key(provider: str, feed: str, symbol: str, timeframe: str) -> SeriesKey:
-    return SeriesKey(provider, feed, symbol, Timeframe(timeframe))

@@ -8,6 +8,7 @@ from typing import Self
 
 from marketdata.errors import MarketDataError
 from marketdata.protocols import (
+    ActionKind,
     BeforeCommit,
     Commit,
     FlightOutcome,
@@ -161,9 +162,9 @@ class PostgresStore:
 
     # -------------------------------------------------------------------------- budget
 
-    def take(self, credential: str, limit_per_minute: int) -> float:
+    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
         """See `RateBudget.take`."""
-        return self._budget.take(credential, limit_per_minute)
+        return self._budget.take(credential, limit_per_minute, reserve)
 
     def pause(self, credential: str, seconds: float) -> None:
         """See `RateBudget.pause`."""
@@ -175,9 +176,11 @@ class PostgresStore:
         """See `ActionStore.splits`."""
         return self._actions.splits(provider, symbols)
 
-    def checked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[Span, int]]:
+    def checked(
+        self, provider: str, symbols: Sequence[str], kind: ActionKind = "split"
+    ) -> dict[str, tuple[Span, int]]:
         """See `ActionStore.checked`."""
-        return self._actions.checked(provider, symbols)
+        return self._actions.checked(provider, symbols, kind)
 
     def record(
         self,
@@ -185,9 +188,10 @@ class PostgresStore:
         splits: Mapping[str, Sequence[Split]],
         asked: Span,
         observed_us: int,
+        kind: ActionKind = "split",
     ) -> None:
         """See `ActionStore.record`."""
-        self._actions.record(provider, splits, asked, observed_us)
+        self._actions.record(provider, splits, asked, observed_us, kind)
 
     # ------------------------------------------------------------------------ holdings
 

@@ -3,21 +3,23 @@
 How rows leave the server was chosen by measurement (200,000 one-minute bars of one series, two
 cores, PostgreSQL 18, milliseconds; ``benchmarks/bench_store.py`` keeps the ratios):
 
-=============================================================  =====
-``pandas.read_sql``                                            1,040
-``COPY`` of rows, read message by message with psycopg           238
-one row of ``array_agg`` per column                              128
-ADBC (rows, parsed in C)                                          94
-one row of ``array_agg`` per column and month                     93
-one row of ``string_agg(float8send(x))`` per column and month  81
-=============================================================  =====
+===========================================================================  ======
+``pandas.read_sql``, by the session's time zone                              390-820
+``COPY`` of rows, read message by message with psycopg                          238
+one row of ``array_agg`` per column and month                                    88
+ADBC (rows, parsed in C)                                                         85
+one row a month of ``string_agg(float8send(x), '')`` per column                  83
+the same with NULL for a delimiter                                               72
+one row a month of ``string_agg`` over four and three numbers at a time          56
+this shared with a second connection                                             37
+===========================================================================  ======
 
 Each row costs the client one message, so the server packs a month of a column into one value: 24
 messages for two years instead of 200,000, and numpy reads them without a Python object per number.
 
 What then costs is the packing, on one core of the server. A long read is therefore shared with a
-second connection that joins the first one's snapshot, where the machine has the cores and the
-pool a free connection.
+second connection that joins the first one's snapshot, where the machine has the cores, the pool a
+free connection, and the server exports snapshots. Without any of these one connection reads alone.
 """
 
 from __future__ import annotations
@@ -28,37 +30,45 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import numpy as np
+import psycopg
 from psycopg import sql
+from sqlalchemy import Connection
 
 from marketdata.clock import from_micros, to_micros
-from marketdata.errors import MarketDataError, StoreError
+from marketdata.errors import StoreError, StoreUnavailableError
 from marketdata.protocols import ReadRequest, SeriesState
 from marketdata.spans import Span
 from marketdata.store.connection import Database, Driver, driver
+from marketdata.store.failures import judge
 from marketdata.store.wire import bars_from_blocks
-from marketdata.types import COLUMNS, DAY, Bars, SeriesKey, Timeframe
+from marketdata.types import DAY, Bars, SeriesKey, Timeframe
 
 _log = logging.getLogger(__name__)
 
 _STATES: Final = """
-SELECT k.n, s.coverage, s.revision, s.settled_until, s.first_bar, s.last_bar,
+SELECT k.n, s.coverage, s.revision, s.unsettled, s.first_bar, s.last_bar,
        s.last_fetched_at
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
          WITH ORDINALITY AS k (provider, feed, symbol, timeframe, n)
 JOIN series AS s USING (provider, feed, symbol, timeframe)
 """
 
-# string_agg skips NULL, which would shift a column against the others: absent becomes NaN first.
+# What packing costs are calls, so two of PostgreSQL's geometric types serve as envelopes: lseg_send
+# writes the four numbers of a segment as they are, circle_send the three of a circle, where
+# float8send would be called once for each. string_agg skips NULL, which would shift a column against
+# the others: absent becomes NaN first.
 _PACKED: Final = sql.SQL(
     """COPY (
     SELECT r.n, packed.*
     FROM unnest({numbers}::integer[], {symbols}::text[], {starts}::timestamptz[],
                 {ends}::timestamptz[]) AS r (n, symbol, starts, ends)
     CROSS JOIN LATERAL (
-        SELECT {columns}
+        SELECT string_agg(timestamptz_send("timestamp"), NULL),
+               string_agg(lseg_send(lseg(point(open, high), point(low, close))), NULL),
+               string_agg(circle_send(circle(point(volume, vwap), trade_count)), NULL)
         FROM (SELECT "timestamp", open, high, low, close, volume,
                      coalesce(vwap, 'NaN') AS vwap, coalesce(trade_count, 'NaN') AS trade_count
               FROM market_data_bars
@@ -70,23 +80,21 @@ _PACKED: Final = sql.SQL(
         HAVING count(*) > 0) AS packed
 ) TO STDOUT (FORMAT binary)"""
 )
-_PACKED_COLUMNS: Final = sql.SQL(
-    ", ".join(
-        ["string_agg(timestamptz_send(\"timestamp\"), ''::bytea)"]
-        + [f"string_agg(float8send({column}), ''::bytea)" for column in COLUMNS]
-    )
-)
 _CONNECTIONS: Final = min(4, os.cpu_count() or 1)
 _CHUNKS: Final = 2 * _CONNECTIONS
 _CHUNK_STEPS: Final = 90 * 24 * 60
 """Least steps of series time in one chunk: a quarter of minutes packs in about 10 ms, and a
 statement costs 1."""
 
-_PACKED_TYPES: Final = ["int4"] + ["bytea"] * (1 + len(COLUMNS))
+_PACKED_TYPES: Final = ["int4", "bytea", "bytea", "bytea"]
 
 # One plan whatever the statistics say: the primary key in order, month by month. A sequential scan
 # or a bitmap scan with its sort would win only on tables too small to matter.
 _ONE_PLAN: Final = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+
+
+_EXPORT: Final = "SELECT pg_export_snapshot(), pg_current_snapshot()::text"
+_SEEN: Final = "SELECT pg_current_snapshot()::text"
 
 
 class _Block(NamedTuple):
@@ -96,6 +104,17 @@ class _Block(NamedTuple):
     """Place among all blocks of the read: blocks of one request follow each other in time."""
     symbol: str
     span: Span
+
+
+class _SharingRefusedError(Exception):
+    """The server exports no snapshots to this user; the transaction that asked is lost."""
+
+
+class _Shared(NamedTuple):
+    """A snapshot that other connections can join, and what it looks like from inside."""
+
+    name: str
+    seen: str
 
 
 _Group = tuple[str, str, str]
@@ -128,12 +147,17 @@ class _Pile:
                 self._todo.appendleft(chunk)
                 raise
 
+    def abandon(self) -> None:
+        """Leave what is not begun: nobody waits for it any longer."""
+        self._todo.clear()
+
 
 class BarReader:
     """Reads what `BarWriter` wrote."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._alone = _CONNECTIONS < 2
 
     def states(self, keys: Sequence[SeriesKey]) -> dict[SeriesKey, SeriesState]:
         """Return the state of every key; a series never written has the empty state."""
@@ -147,7 +171,16 @@ class BarReader:
             return {}
         if len({request.key for request in requests}) < len(requests):
             raise ValueError("one request per series and read")
-        return self._database.run(lambda c: self._read(driver(c), requests), snapshot=True)
+
+        def work(connection: Connection) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
+            return self._read(driver(connection), requests)
+
+        try:
+            return self._database.run(work, snapshot=True)
+        except _SharingRefusedError as refusal:
+            _log.info("long reads will use one connection: %s", refusal.__cause__)
+            self._alone = True
+            return self._database.run(work, snapshot=True)
 
     def _read(
         self, raw: Driver, requests: Sequence[ReadRequest]
@@ -171,28 +204,56 @@ class BarReader:
         return answer
 
     def _work_off(self, raw: Driver, pile: _Pile) -> None:
-        helpers: list[threading.Thread] = []
-        if len(pile) > 1 and _CONNECTIONS > 1:
-            exported = raw.execute("SELECT pg_export_snapshot()").fetchone()
-            assert exported is not None
-            helpers = [
-                threading.Thread(target=self._help, args=(pile, exported[0]), daemon=True)
-                for _ in range(min(len(pile), _CONNECTIONS) - 1)
-            ]
-        for helper in helpers:
-            helper.start()
+        helpers = self._helpers(raw, pile) if len(pile) > 1 and not self._alone else []
         try:
             pile.work_off(raw)
+        except BaseException:
+            pile.abandon()
+            raise
         finally:
             for helper in helpers:
                 helper.join()
         pile.work_off(raw)  # what a helper had to put back
 
-    def _help(self, pile: _Pile, snapshot: str) -> None:
+    def _helpers(self, raw: Driver, pile: _Pile) -> list[threading.Thread]:
+        shared = _export(raw)
+        started: list[threading.Thread] = []
+        for _ in range(min(len(pile), _CONNECTIONS) - 1):
+            helper = threading.Thread(target=self._help, args=(pile, shared), daemon=True)
+            try:
+                helper.start()
+            except RuntimeError as error:  # no thread left, or the interpreter is on its way out
+                _log.debug("reading with one connection less: %s", error)
+                break
+            started.append(helper)
+        return started
+
+    def _help(self, pile: _Pile, shared: _Shared) -> None:
+        def work(connection: Connection) -> None:
+            raw = driver(connection)
+            # Behind a proxy or a list of hosts this may be another server, with a namesake.
+            if _one_row(raw, _SEEN) == (shared.seen,):
+                pile.work_off(raw)
+
         try:
-            self._database.run(lambda c: pile.work_off(driver(c)), snapshot=snapshot, patient=False)
-        except MarketDataError as error:
+            self._database.run(work, snapshot=shared.name, patient=False)
+        except Exception as error:  # the reader does what is left, and meets what is wrong with it
             _log.debug("reading with one connection less: %s", error)
+
+
+def _export(raw: Driver) -> _Shared:
+    try:
+        return _Shared(*_one_row(raw, _EXPORT))
+    except psycopg.Error as error:
+        if raw.closed or judge(error).error is StoreUnavailableError:
+            raise
+        raise _SharingRefusedError from error
+
+
+def _one_row(raw: Driver, statement: LiteralString) -> tuple[Any, ...]:
+    row = raw.execute(statement).fetchone()
+    assert row is not None
+    return row
 
 
 def _spans(request: ReadRequest, state: SeriesState) -> list[Span]:
@@ -255,7 +316,6 @@ def _months(span: Span) -> Iterator[Span]:
 def _copy_blocks(raw: Driver, group: _Group, blocks: Sequence[_Block]) -> Iterator[tuple[Any, ...]]:
     provider, feed, timeframe = group
     statement = _PACKED.format(
-        columns=_PACKED_COLUMNS,
         numbers=sql.Literal([b.number for b in blocks]),
         symbols=sql.Literal([b.symbol for b in blocks]),
         starts=sql.Literal(_instants(b.span.start for b in blocks)),

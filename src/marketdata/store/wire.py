@@ -1,4 +1,5 @@
-"""PostgreSQL's binary formats, to and from numpy. Pure: no connection is used here.
+"""PostgreSQL's binary formats, to and from numpy, and keys as arrays. Pure: no connection is used
+here.
 
 Source: PostgreSQL documentation, COPY, "Binary Format"; send and receive functions of
 ``timestamptz`` (microseconds since 2000-01-01T00:00Z, int64), ``float8``, ``tstzmultirange``
@@ -20,7 +21,7 @@ from psycopg.pq import Format
 
 from marketdata.clock import from_micros
 from marketdata.spans import Span
-from marketdata.types import COLUMNS, Bars, Floats, Int64s
+from marketdata.types import COLUMNS, Bars, Floats, Int64s, SeriesKey, Timeframe
 
 POSTGRES_EPOCH: Final = 946_684_800_000_000
 """2000-01-01T00:00Z in microseconds since 1970."""
@@ -77,7 +78,8 @@ def bars_from_blocks(blocks: Sequence[Sequence[bytes]]) -> Bars:
     Parameters
     ----------
     blocks : sequence of sequences of bytes
-        Each block holds eight byte strings: timestamps as int64, then the seven values as float64.
+        Each block holds three byte strings: timestamps as int64; as float64 open, high, low and
+        close bar by bar; volume, vwap and trade_count likewise.
     """
     count = sum(len(block[0]) for block in blocks) // 8
     timestamp = np.empty(count, np.int64)
@@ -85,9 +87,10 @@ def bars_from_blocks(blocks: Sequence[Sequence[bytes]]) -> Bars:
     at = 0
     for block in sorted(blocks, key=_first_instant):
         end = at + len(block[0]) // 8
-        timestamp[at:end] = np.frombuffer(block[0], ">i8")
-        for row, packed in zip(values, block[1:], strict=True):
-            row[at:end] = np.frombuffer(packed, ">f8")
+        instants, prices, amounts = block
+        timestamp[at:end] = np.frombuffer(instants, ">i8")
+        values[:4, at:end] = np.frombuffer(prices, ">f8").reshape(-1, 4).T
+        values[4:, at:end] = np.frombuffer(amounts, ">f8").reshape(-1, 3).T
         at = end
     timestamp += POSTGRES_EPOCH
     return Bars(timestamp, values)
@@ -129,6 +132,20 @@ def spans_from_multirange(data: bytes) -> list[Span]:
         spans.append(Span(start + POSTGRES_EPOCH, end + POSTGRES_EPOCH))
         at += 4 + length
     return spans
+
+
+def key_columns(keys: Sequence[SeriesKey]) -> dict[str, list[str]]:
+    """Return the fields of keys as one list each, by name, for ``unnest``."""
+    return {
+        name: [str(getattr(key, name)) for key in keys]
+        for name in ("provider", "feed", "symbol", "timeframe")
+    }
+
+
+def key_of(row: Sequence[str]) -> SeriesKey:
+    """Return the key that a row of ``provider, feed, symbol, timeframe`` names."""
+    provider, feed, symbol, timeframe = row
+    return SeriesKey(provider, feed, symbol, Timeframe(timeframe))
 
 
 def multirange_text(spans: Sequence[Span]) -> str:

@@ -27,8 +27,16 @@ from marketdata.protocols import BeforeCommit, Commit
 from marketdata.spans import Span, normalise
 from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.failures import FOREIGN, missing_partition
-from marketdata.store.wire import incoming_rows, multirange_text
-from marketdata.types import COLUMNS, REVISION_STAGE, Floats, Int64s, SeriesKey, Stage
+from marketdata.store.wire import incoming_rows, key_columns, multirange_text
+from marketdata.types import (
+    COLUMNS,
+    REVISION_STAGE,
+    Floats,
+    Int64s,
+    SeriesKey,
+    Stage,
+    revision_of,
+)
 
 # Kept by the connection and emptied by each COMMIT: making and dropping a table for every commit
 # would bloat the system catalogue. IF NOT EXISTS, because a proxy may hand us another server session.
@@ -89,22 +97,24 @@ CROSS JOIN LATERAL (
       AND b."timestamp" BETWEEN o.first_bar AND o.last_bar) AS stored
 """
 
+# What is covered for the first time is unsettled until a commit settles it; an answer that comes
+# late, observed before the corrections, unsettles nothing: its bars lose to the revised ones.
 _SERIES: Final = f"""
 UPDATE series AS s
 SET coverage = s.coverage + u.covered,
     revision = s.revision + (u.changed OR NOT s.coverage @> u.covered)::integer,
-    settled_until = greatest(s.settled_until, u.settled_until),
+    unsettled = s.unsettled + (u.covered - s.coverage) - u.settled,
     first_bar = least(s.first_bar, u.first_bar),
     last_bar = greatest(s.last_bar, u.last_bar),
     bar_count = s.bar_count + u.added,
     last_fetched_at = greatest(s.last_fetched_at, u.observed)
 FROM (SELECT k.provider, k.feed, k.symbol, k.timeframe, k.n, v.covered::tstzmultirange AS covered,
-             v.settled_until, v.first_bar, v.last_bar, v.observed, v.added, v.changed
+             v.settled::tstzmultirange AS settled, v.first_bar, v.last_bar, v.observed, v.added, v.changed
       FROM {_KEYS}
-      JOIN unnest(%(covered)s::text[], %(settled_until)s::timestamptz[], %(first_bar)s::timestamptz[],
+      JOIN unnest(%(covered)s::text[], %(settled)s::text[], %(first_bar)s::timestamptz[],
                   %(last_bar)s::timestamptz[], %(observed)s::timestamptz[], %(added)s::bigint[],
                   %(changed)s::boolean[])
-           WITH ORDINALITY AS v (covered, settled_until, first_bar, last_bar, observed,
+           WITH ORDINALITY AS v (covered, settled, first_bar, last_bar, observed,
                                  added, changed, n) USING (n)) AS u
 WHERE (s.provider, s.feed, s.symbol, s.timeframe) = (u.provider, u.feed, u.symbol, u.timeframe)
 RETURNING u.n, s.revision
@@ -118,18 +128,13 @@ class _Batch:
     keys: list[SeriesKey]
     coverage: list[list[Span]]
     observed: list[int]
-    settled_until: list[int | None]
+    settled: list[list[Span]]
+    """The part of `coverage` observed after the provider's own early corrections."""
     number: NDArray[np.int32]
     """For each bar the index of its series, counted from 1."""
     timestamp: Int64s
     values: Floats
     revision: Int64s
-
-    @property
-    def key_columns(self) -> dict[str, list[str]]:
-        names = ("provider", "feed", "symbol", "timeframe")
-        columns = zip(*self.keys, strict=True)
-        return {name: [str(v) for v in column] for name, column in zip(names, columns, strict=True)}
 
     def bounds(self) -> list[tuple[int, int] | None]:
         """Return first and last timestamp of each series' bars."""
@@ -159,7 +164,8 @@ class BarWriter:
         """Store bars and coverage of all `commits` in one transaction; return the new revisions.
 
         A bar's stage is final before the commit's `final_until`, revised before its
-        `settled_until`, else closed. Coverage is stored as given.
+        `settled_until`, else closed. Coverage is stored as given, and a stored bar inside it that
+        the answer lacks stays.
 
         Raises
         ------
@@ -196,7 +202,7 @@ class BarWriter:
 
 
 def _store(raw: Driver, batch: _Batch, before_commit: BeforeCommit | None) -> dict[SeriesKey, int]:
-    keys = batch.key_columns
+    keys = key_columns(batch.keys)
     if len(batch.timestamp):
         raw.execute(f"{_SORT_IN_MEMORY}; {_STAGE_TABLE}")
         with raw.cursor() as cursor, cursor.copy(_STAGE_COPY) as copy:
@@ -287,7 +293,7 @@ def _update_series(
     parameters: dict[str, Any] = {
         **keys,
         "covered": [multirange_text(spans) for spans in batch.coverage],
-        "settled_until": [None if s is None else from_micros(s) for s in batch.settled_until],
+        "settled": [multirange_text(spans) for spans in batch.settled],
         "first_bar": [from_micros(b[0]) if b else None for b in bounds],
         "last_bar": [from_micros(b[1]) if b else None for b in bounds],
         "observed": [from_micros(o) for o in batch.observed],
@@ -329,7 +335,7 @@ def _batch(commits: Sequence[Commit]) -> _Batch:
         keys=keys,
         coverage=[normalise(c.covered for c in group) for group in groups],
         observed=[max(c.observed_us for c in group) for group in groups],
-        settled_until=[_settled_until(group) for group in groups],
+        settled=[normalise(_settled(c) for c in group) for group in groups],
         number=number,
         timestamp=timestamp,
         values=values,
@@ -338,13 +344,12 @@ def _batch(commits: Sequence[Commit]) -> _Batch:
 
 
 def _revisions(commit: Commit) -> Int64s:
-    """Return each bar's revision; see `marketdata.types.revision_of`."""
     stage = np.full(len(commit.bars), int(Stage.CLOSED), np.int64)
     if commit.settled_until is not None:
         stage[commit.bars.timestamp < commit.settled_until] = Stage.REVISED
     if commit.final_until is not None:
         stage[commit.bars.timestamp < commit.final_until] = Stage.FINAL
-    return stage * REVISION_STAGE + commit.observed_us // 1000
+    return revision_of(stage, commit.observed_us)
 
 
 def _newest_of_each(
@@ -361,11 +366,8 @@ def _newest_of_each(
     return np.asarray(order[last], np.int64)
 
 
-def _settled_until(group: Sequence[Commit]) -> int | None:
-    """Return up to where the commits of one series settle it: only what they cover."""
-    ends = [
-        min(c.settled_until, c.covered.end)
-        for c in group
-        if c.settled_until is not None and not c.covered.empty
-    ]
-    return max(ends, default=None)
+def _settled(commit: Commit) -> Span:
+    """Return the part of what `commit` covers that it settles."""
+    if commit.settled_until is None:
+        return Span(0, 0)
+    return Span(commit.covered.start, min(commit.settled_until, commit.covered.end))

@@ -1,0 +1,264 @@
+"""Which broker: one table of the kinds there are, and the choice among them.
+
+What the settings name is taken; ``auto`` adopts what the database was filled from, and on an empty
+database takes the first broker whose keys are set, else Yahoo. A new broker is a new row of
+`KINDS`: nothing else in the library asks which broker it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from marketdata.brokers.offline import OfflineBroker
+from marketdata.calendars import TradingCalendar
+from marketdata.clock import Clock
+from marketdata.config import VARIABLES, Settings, provider_of
+from marketdata.errors import ConfigurationError
+from marketdata.types import DAY, MINUTE, Timeframe
+
+if TYPE_CHECKING:
+    from marketdata.protocols import Broker, RateBudget
+
+SANDBOX: Final = "sandbox"
+NOBODY: Final = "none"
+KEYLESS: Final = "yahoo"
+"""Whom ``auto`` asks on an empty database where no keys are set."""
+_SANDBOX_KEY: Final = "sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which provider and feed this process reads and writes."""
+
+    kind: str
+    """A name of `KINDS`, or ``none``: which adapter speaks to it."""
+    provider: str
+    feed: str
+
+    @property
+    def simulated(self) -> bool:
+        return self.provider == SANDBOX
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a broker is made of."""
+
+    settings: Settings
+    source: Source
+    clock: Clock
+    calendar: Callable[[], TradingCalendar]
+    budget: RateBudget | None = None
+    """Shared by all processes on the same store; None counts nothing."""
+    on_delay: Callable[[str], None] | None = None
+    """Takes the sentence that says recent data is refused."""
+    on_notice: Callable[[str], None] | None = None
+    """Takes any other sentence worth telling the user once."""
+    closing: ExitStack = field(default_factory=ExitStack)
+    """Closes what was started for the broker, after the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One broker that ``MARKETDATA_BROKER`` may name."""
+
+    default_feed: str
+    make: Callable[[Surroundings], Broker]
+    address: str | None
+    """Where it is asked by default; None runs in this process."""
+    probe: tuple[Timeframe, int]
+    """What ``marketdata doctor`` asks for: bars of a timeframe, this many microseconds back."""
+    url_field: str | None = None
+    """The setting that names another server; its host is then the provider."""
+    own_provider: bool = True
+    """Whether data from another server is kept under that server's name."""
+    key_fields: tuple[str, ...] = ()
+    """The settings it cannot do without."""
+
+    def url(self, settings: Settings) -> str | None:
+        """Return the server that the settings name, if they name one."""
+        return None if self.url_field is None else getattr(settings, self.url_field)
+
+    def provider(self, name: str, settings: Settings) -> str:
+        """Return under which provider its data is stored."""
+        return provider_of(self.url(settings), name) if self.own_provider else name
+
+    def has_keys(self, settings: Settings) -> bool:
+        return all(getattr(settings, f) is not None for f in self.key_fields)
+
+
+def _alpaca(given: Surroundings) -> Broker:
+    settings = given.settings
+    key, secret = settings.alpaca_key_id, settings.alpaca_secret_key
+    return _speaks_alpaca(
+        given,
+        key.get_secret_value() if key else "",
+        secret.get_secret_value() if secret else "",
+        (settings.alpaca_url, settings.alpaca_trading_url),
+        200,
+    )
+
+
+def _sandbox(given: Surroundings) -> Broker:
+    settings = given.settings
+    urls: tuple[str | None, str | None] = settings.alpaca_url, settings.alpaca_trading_url
+    if settings.alpaca_url is None:
+        from marketdata.sandbox import Sandbox
+
+        sandbox = Sandbox(clock=given.clock).start()
+        given.closing.callback(sandbox.stop)
+        urls = sandbox.url, sandbox.url
+    # Real keys are never sent to a sandbox.
+    return _speaks_alpaca(given, _SANDBOX_KEY, _SANDBOX_KEY, urls, 10_000)
+
+
+def _speaks_alpaca(
+    given: Surroundings, key: str, secret: str, urls: tuple[str | None, str | None], limit: int
+) -> Broker:
+    from marketdata.brokers.alpaca import AlpacaBroker
+
+    return AlpacaBroker(
+        key_id=key,
+        secret_key=secret,
+        data_url=urls[0],
+        trading_url=urls[1],
+        provider=given.source.provider,
+        feed=given.source.feed,
+        clock=given.clock,
+        budget=given.budget,
+        rate_limit=limit,
+        on_notice=given.on_delay,
+    )
+
+
+def _yahoo(given: Surroundings) -> Broker:
+    from marketdata.brokers.yahoo import YahooBroker
+
+    return YahooBroker(
+        clock=given.clock,
+        calendar=given.calendar,
+        base_url=given.settings.yahoo_url,
+        provider=given.source.provider,
+        budget=given.budget,
+        on_notice=given.on_notice,
+    )
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "alpaca": Kind(
+        default_feed="sip",
+        make=_alpaca,
+        address="https://data.alpaca.markets",
+        probe=(Timeframe.MIN_1, 20 * MINUTE),
+        url_field="alpaca_url",
+        key_fields=("alpaca_key_id", "alpaca_secret_key"),
+    ),
+    "yahoo": Kind(
+        default_feed="yahoo",
+        make=_yahoo,
+        address="https://query1.finance.yahoo.com",
+        probe=(Timeframe.DAY_1, 7 * DAY),
+        url_field="yahoo_url",
+    ),
+    SANDBOX: Kind(
+        default_feed="sip",
+        make=_sandbox,
+        address=None,
+        probe=(Timeframe.MIN_1, 20 * MINUTE),
+        url_field="alpaca_url",
+        own_provider=False,
+    ),
+}
+"""Every broker by its name in ``MARKETDATA_BROKER``, beside ``auto`` and ``none``."""
+
+
+def kind_named(name: str) -> Kind:
+    """Return a row of `KINDS`.
+
+    Raises
+    ------
+    ConfigurationError
+        There is none of this name; a retry does not help.
+    """
+    if name not in KINDS:
+        raise ConfigurationError(
+            f"no broker is called {name!r}", cure=f"use one of: {', '.join(KINDS)}"
+        )
+    return KINDS[name]
+
+
+def key_variables(kind: Kind) -> str:
+    """Return the variables that hold a kind's keys, in words."""
+    return " and ".join(VARIABLES[f][0] for f in kind.key_fields)
+
+
+def check_keys(settings: Settings) -> None:
+    """Raise `ConfigurationError` where the broker that the settings name lacks its keys."""
+    kind = KINDS.get(settings.broker)
+    if kind is None or kind.has_keys(settings):
+        return
+    needed = key_variables(kind)
+    raise ConfigurationError(
+        f"MARKETDATA_BROKER={settings.broker} needs keys",
+        cure=f"set {needed}; or try MARKETDATA_BROKER=sandbox; run: marketdata doctor",
+    )
+
+
+def choose_source(settings: Settings, held: tuple[str, str] | None) -> Source:
+    """Return whom to ask, from the settings and the database's own record.
+
+    Parameters
+    ----------
+    held : (provider, feed) or None
+        What the database was filled from; None on an empty one.
+    """
+    if settings.broker == "auto":
+        return _adopted_source(settings, held) if held else _fresh_source(settings)
+    if settings.broker == NOBODY:
+        provider, feed = held or ("alpaca", KINDS["alpaca"].default_feed)
+        return Source(NOBODY, provider, settings.feed or feed)
+    kind = kind_named(settings.broker)
+    provider = kind.provider(settings.broker, settings)
+    default = held[1] if held and held[0] == provider else kind.default_feed
+    return Source(settings.broker, provider, settings.feed or default)
+
+
+def _fresh_source(settings: Settings) -> Source:
+    with_keys = (n for n, kind in KINDS.items() if kind.key_fields and kind.has_keys(settings))
+    name = next(with_keys, KEYLESS)
+    kind = KINDS[name]
+    return Source(name, kind.provider(name, settings), settings.feed or kind.default_feed)
+
+
+def _adopted_source(settings: Settings, held: tuple[str, str]) -> Source:
+    provider, recorded = held
+    feed = settings.feed or recorded
+    for name, kind in KINDS.items():
+        if provider == kind.provider(name, settings) and kind.has_keys(settings):
+            return Source(name, provider, feed)
+    return Source(NOBODY, provider, feed)
+
+
+def make_broker(given: Surroundings) -> Broker:
+    """Return the broker of a source; one that refuses everything where nobody can be asked.
+
+    Raises
+    ------
+    ConfigurationError
+        The source's kind is not one of `KINDS`; a retry does not help.
+    """
+    source = given.source
+    if source.kind != NOBODY:
+        return kind_named(source.kind).make(given)
+    if given.settings.broker == NOBODY:
+        return OfflineBroker(source.provider, source.feed, "MARKETDATA_BROKER=none asks no broker")
+    return OfflineBroker(
+        source.provider,
+        source.feed,
+        f"this database was filled from {source.provider}, which this process cannot ask",
+        cure="set its keys or URL, or choose another broker with MARKETDATA_BROKER; "
+        "run: marketdata doctor",
+    )
