@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from marketdata import explaining, frames
 from marketdata.adjusting import action_version
@@ -24,18 +24,19 @@ from marketdata.arguments import (
     symbol_list,
     zone_of,
 )
-from marketdata.calendars import TradingCalendar, calendar_for
-from marketdata.clock import Clock, Deadline, parse_clock
+from marketdata.clock import Deadline
 from marketdata.errors import (
     MarketDataError,
     UnknownSymbolError,
     UnsupportedRequestError,
 )
 from marketdata.forming import forming_bar
+from marketdata.known_calls import KnownCalls
+from marketdata.latest_calls import LatestCalls
 from marketdata.origin import print_provenance, provenance_of
 from marketdata.progress import progress
 from marketdata.queries import BarsQuery
-from marketdata.ranges import Moment, Window, resolve_window
+from marketdata.ranges import Moment, resolve_window
 from marketdata.reader import Answer
 from marketdata.spans import Span
 from marketdata.types import (
@@ -43,7 +44,6 @@ from marketdata.types import (
     DAY,
     Adjustment,
     Bars,
-    Interval,
     Session,
     Split,
     Timeframe,
@@ -53,20 +53,15 @@ from marketdata.warning_types import LIBRARY, MissingSymbolsWarning
 if TYPE_CHECKING:
     import pandas as pd
 
-    from marketdata.config import Settings
     from marketdata.explaining import Plan
-    from marketdata.latest import Bar, Quote, Trade
-    from marketdata.wiring import Runtime
 
 log = logging.getLogger("marketdata")
 
-EXCHANGE: Final = "XNYS"
-"""Whose calendar counts."""
 Missing = Literal["raise", "skip"]
 _SHOWN: Final = 8
 
 
-class Client:
+class Client(KnownCalls, LatestCalls):
     """One configured way to the tiers. Thread-safe and fork-safe; servers are started on first use.
 
     Parameters
@@ -76,33 +71,6 @@ class Client:
     clock : Clock, optional
         Market time; by default the clock that the settings name.
     """
-
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
-        from marketdata.wiring import LazyRuntime
-
-        self._settings = settings
-        self._clock = parse_clock(settings.clock) if clock is None else clock
-        self._lazy = LazyRuntime(settings, self._clock)
-
-    @property
-    def _runtime(self) -> Runtime:
-        return self._lazy.get()
-
-    def _calendar(self) -> TradingCalendar:
-        return calendar_for(EXCHANGE, self._clock.now_us())
-
-    def close(self) -> None:
-        """Close connections and leave the embedded servers. The client may be used again."""
-        self._lazy.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self._settings!r})"
 
     # ---------------------------------------------------------------------------------- bars
 
@@ -349,123 +317,6 @@ class Client:
 
     # ---------------------------------------------------------------------- what is known
 
-    @overload
-    def coverage(  # type: ignore[overload-overlap]  # a string is a collection of strings
-        self, symbols: str, timeframe: str = "1day", *, feed: str | None = None
-    ) -> list[Interval]: ...
-    @overload
-    def coverage(
-        self, symbols: Collection[str], timeframe: str = "1day", *, feed: str | None = None
-    ) -> pd.DataFrame: ...
-    def coverage(
-        self, symbols: Symbols, timeframe: str = "1day", *, feed: str | None = None
-    ) -> list[Interval] | pd.DataFrame:
-        """Return what is stored completely, without any broker call.
-
-        Parameters
-        ----------
-        symbols : str or collection of str
-        timeframe : str
-            Of the bars that a read would ask for: those derived from minutes or days are covered
-            where these are.
-        feed : str, optional
-            A feed of the broker; the configured one by default.
-
-        Returns
-        -------
-        list of Interval
-            For one symbol: half-open, UTC, closed hours included, sorted.
-        DataFrame
-            For a collection: one row an interval, columns ``symbol start end``.
-        """
-        names, single = symbol_list(symbols)
-        parsed = Timeframe.parse(timeframe)
-        check_feed(feed)
-        runtime = self._runtime
-        query = self._everything(names, parsed, runtime.feed_named(feed))
-        found = explaining.coverage(runtime, query)
-        return _intervals(found[names[0]]) if single else explaining.spans_frame(found)
-
-    def _everything(self, names: tuple[str, ...], timeframe: Timeframe, feed: str) -> BarsQuery:
-        window = Window(None, self._clock.now_us(), None)
-        return BarsQuery(self._runtime.provider, feed, names, timeframe, window, "extended")
-
-    @overload
-    def gaps(  # type: ignore[overload-overlap]  # a string is a collection of strings
-        self,
-        symbols: str,
-        timeframe: str = "1day",
-        *,
-        start: Moment | None = None,
-        end: Moment | None = None,
-        period: str | None = None,
-        feed: str | None = None,
-    ) -> list[Interval]: ...
-    @overload
-    def gaps(
-        self,
-        symbols: Collection[str],
-        timeframe: str = "1day",
-        *,
-        start: Moment | None = None,
-        end: Moment | None = None,
-        period: str | None = None,
-        feed: str | None = None,
-    ) -> pd.DataFrame: ...
-    def gaps(
-        self,
-        symbols: Symbols,
-        timeframe: str = "1day",
-        *,
-        start: Moment | None = None,
-        end: Moment | None = None,
-        period: str | None = None,
-        feed: str | None = None,
-    ) -> list[Interval] | pd.DataFrame:
-        """Return what of ``[start, end)`` is not stored, in trading time; no broker call.
-
-        A quiet minute inside coverage is no gap. Without `start` or `period`: two years.
-
-        Parameters
-        ----------
-        symbols : str or collection of str
-        timeframe : str
-            Of the bars that a read would ask for; where they are derived, the gaps are those of
-            the minutes or days they are made of.
-        start, end, period : optional
-            As for `get_bars`.
-        feed : str, optional
-            A feed of the broker; the configured one by default.
-
-        Returns
-        -------
-        list of Interval
-            For one symbol; empty where everything closed by now is stored. Both what was never
-            asked and what the broker no longer gives.
-        DataFrame
-            For a collection: one row a gap, columns ``symbol start end state``. The state is
-            ``never asked`` (a read fetches it) or ``unavailable`` (older than the broker gives
-            this timeframe; a read raises `DataUnavailableError`).
-        """
-        names, single = symbol_list(symbols)
-        parsed = Timeframe.parse(timeframe)
-        check_feed(feed)
-        now_us = self._clock.now_us()
-        window = resolve_window(
-            self._calendar(),
-            now_us,
-            start=start,
-            end=end,
-            period=period if start is not None or period is not None else "2y",
-        )
-        runtime = self._runtime
-        named = runtime.feed_named(feed)
-        query = BarsQuery(runtime.provider, named, names, parsed, window, "extended")
-        found = explaining.gaps(runtime, query, now_us)
-        if single:
-            return _intervals(sorted(s for spans in found[names[0]].values() for s in spans))
-        return explaining.gaps_frame(found)
-
     def explain(
         self,
         symbols: Symbols,
@@ -549,123 +400,6 @@ class Client:
 
         return plot(frame, **options)
 
-    # -------------------------------------------------------------------------------- latest
-
-    @overload
-    def get_latest_bar(  # type: ignore[overload-overlap]  # a string is a collection of strings
-        self, symbols: str, *, feed: str | None = None, timeout: float | None = None
-    ) -> Bar: ...
-    @overload
-    def get_latest_bar(
-        self, symbols: Collection[str], *, feed: str | None = None, timeout: float | None = None
-    ) -> pd.DataFrame: ...
-    def get_latest_bar(
-        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
-    ) -> Bar | pd.DataFrame:
-        """Return the newest minute bar, which may still be forming; kept for a second.
-
-        Parameters
-        ----------
-        symbols : str or collection of str
-            One symbol gives a `Bar`, any other collection a DataFrame with a row a symbol.
-        feed : str, optional
-            A feed of the broker, ``delayed_sip`` among them at Alpaca; the configured one by
-            default.
-        timeout : float, optional
-            Seconds the call may take in all.
-        """
-        return cast("Bar | pd.DataFrame", self._latest("bar", symbols, feed, timeout))
-
-    @overload
-    def get_latest_trade(  # type: ignore[overload-overlap]  # a string is a collection of strings
-        self, symbols: str, *, feed: str | None = None, timeout: float | None = None
-    ) -> Trade: ...
-    @overload
-    def get_latest_trade(
-        self, symbols: Collection[str], *, feed: str | None = None, timeout: float | None = None
-    ) -> pd.DataFrame: ...
-    def get_latest_trade(
-        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
-    ) -> Trade | pd.DataFrame:
-        """Return the newest trade; kept for a second.
-
-        Parameters
-        ----------
-        symbols : str or collection of str
-            One symbol gives a `Trade`, any other collection a DataFrame with a row a symbol.
-        feed : str, optional
-            A feed of the broker, ``delayed_sip`` among them at Alpaca; the configured one by
-            default.
-        timeout : float, optional
-            Seconds the call may take in all.
-
-        Raises
-        ------
-        DataUnavailableError
-            The broker has no trades (Yahoo); a retry does not help.
-        """
-        return cast("Trade | pd.DataFrame", self._latest("trade", symbols, feed, timeout))
-
-    @overload
-    def get_latest_quote(  # type: ignore[overload-overlap]  # a string is a collection of strings
-        self, symbols: str, *, feed: str | None = None, timeout: float | None = None
-    ) -> Quote: ...
-    @overload
-    def get_latest_quote(
-        self, symbols: Collection[str], *, feed: str | None = None, timeout: float | None = None
-    ) -> pd.DataFrame: ...
-    def get_latest_quote(
-        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
-    ) -> Quote | pd.DataFrame:
-        """Return the newest quote; kept for a second.
-
-        Parameters
-        ----------
-        symbols : str or collection of str
-            One symbol gives a `Quote`, any other collection a DataFrame with a row a symbol.
-        feed : str, optional
-            A feed of the broker, ``delayed_sip`` among them at Alpaca; the configured one by
-            default.
-        timeout : float, optional
-            Seconds the call may take in all.
-
-        Raises
-        ------
-        DataUnavailableError
-            The broker has no quotes (Yahoo); a retry does not help.
-        """
-        return cast("Quote | pd.DataFrame", self._latest("quote", symbols, feed, timeout))
-
-    def get_snapshots(
-        self, symbols: Symbols, *, feed: str | None = None, timeout: float | None = None
-    ) -> pd.DataFrame:
-        """Return latest trade, quote, minute bar, daily bar and previous daily bar by symbol.
-
-        Parameters
-        ----------
-        symbols : str or collection of str
-        feed, timeout : optional
-            As for `get_latest_trade`.
-
-        Returns
-        -------
-        DataFrame
-            Index ``symbol``; columns such as ``trade_price quote_bid_price daily_close``; NaN
-            where the broker gave none.
-        """
-        names, _ = symbol_list(symbols)
-        return cast("pd.DataFrame", self._latest("snapshot", names, feed, timeout))
-
-    def _latest(
-        self, kind: str, symbols: Symbols, feed: str | None, timeout: float | None
-    ) -> object:
-        names, single = symbol_list(symbols)
-        check_feed(feed)
-        deadline = deadline_of(timeout, self._settings.timeout)
-        runtime = self._runtime
-        named = runtime.feed_named(feed, latest=True)
-        return runtime.latest.get(kind, names, single, named, deadline)
-
     # ------------------------------------------------------------------------- not served yet
 
     def get_indicators(self, *_: object, **__: object) -> pd.DataFrame:
@@ -706,10 +440,6 @@ def connect(**settings: Any) -> Client:
     from marketdata.config import Settings
 
     return Client(Settings.load(**settings))
-
-
-def _intervals(spans: list[Span]) -> list[Interval]:
-    return [Interval.of(span) for span in spans]
 
 
 def _not_yet(what: str, instead: str) -> MarketDataError:

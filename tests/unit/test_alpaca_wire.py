@@ -253,7 +253,8 @@ def test_words_come_without_markup_and_without_secrets() -> None:
     assert words_of('{"code":400,"message":"invalid \\"symbol\\""}') == 'invalid \\"symbol\\"'
     assert words_of("<html><h1>502  Bad\nGateway</h1></html>") == "502 Bad Gateway"
     assert (
-        words_of('{"message":"bad key PK1234 / s3cret"}', ("s3cret", "PK1234")) == "bad key *** / ***"
+        words_of('{"message":"bad key PK1234 / s3cret"}', ("s3cret", "PK1234"))
+        == "bad key *** / ***"
     )
     assert len(words_of("x" * 5000)) == 200
     assert words_of('{"message":"asset not found"}', ("k", "s")) == "asset not found"
