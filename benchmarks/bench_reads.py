@@ -19,7 +19,7 @@ from benchmarks.timing import Row, take_turns
 from marketdata.client import Client, connect
 from marketdata.clock import FixedClock
 from marketdata.frames import Provenance, field_matrix, multi_frame, single_frame
-from marketdata.sandbox import Sandbox
+from marketdata.sandbox import Sandbox, simulated
 from marketdata.store import PostgresStore
 from marketdata.types import COLUMNS, MINUTE, Bars
 
@@ -97,6 +97,28 @@ def hot_read(database_url: str, redis_url: str) -> list[Row]:
                 )
             )
     return rows
+
+
+def hot_reads_in_turn(database_url: str, redis_url: str) -> list[Row]:
+    """The same for 300 symbols one after another: more than a process remembers."""
+    with client_on_sandbox(database_url, redis_url) as client:
+        symbols = [*simulated(400)]
+        client.get_bars(symbols, "1min", limit=500, missing="skip")
+        bare = redis.Redis.from_url(redis_url)
+        names = [k for k in bare.scan_iter("md:*1min*") if len(bare.get(k) or b"") > 1000][:300]
+        held = [k.decode().split("{")[1].split("}")[0] for k in names]
+
+        def ours() -> None:
+            for symbol in held:
+                client.get_bars(symbol, "1min", limit=500)
+
+        def gets() -> None:
+            for name in names:
+                bare.get(name)
+
+        best = take_turns({"ours": ours, "GET": gets}, rounds=7)
+    size = f"{len(names)} symbols"
+    return [Row("hot get_bars in turn", size, best["ours"], "bare GETs", best["GET"], 4, False)]
 
 
 def _series(symbols: int, bars: int) -> dict[str, Bars]:

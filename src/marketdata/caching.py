@@ -7,6 +7,7 @@ damage. No I/O here but `NewestBlocks.put`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from marketdata import planning
@@ -59,27 +60,38 @@ class Selections:
     """What `bars_in_block` answered last for a series: a strategy asks the same thing again and
     again until the next bar. Answers are read-only and shared."""
 
-    most: Final = 256
+    most: Final = 64
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], tuple[CachedBlock, Bars]] = {}
+        self._known: OrderedDict[tuple[object, ...], tuple[CachedBlock, Bars | None]] = (
+            OrderedDict()
+        )
 
     def bars(
         self, query: BarsQuery, block: CachedBlock, end: int, calendar: TradingCalendar
     ) -> Bars | None:
         """Return `bars_in_block`, remembered while the block is the same object."""
         window = query.window
+        if len(query.symbols) > 1:
+            return bars_in_block(query, block, end, calendar)
         asked = (query.symbols, query.timeframe, query.session, window.start, end, window.limit)
         known = self._known.get(asked)
-        if known is not None and known[0] is block:
-            return known[1]
-        bars = bars_in_block(query, block, end, calendar)
-        if bars is not None and len(query.symbols) == 1:
-            bars = bars.frozen()
-            if len(self._known) >= self.most:
-                self._known.clear()
-            self._known[asked] = (block, bars)
+        if known is None or known[0] is not block:
+            # Most are asked for once: only what is asked for again is worth a copy to keep.
+            self._keep(asked, block, None)
+            return bars_in_block(query, block, end, calendar)
+        bars = known[1]
+        if bars is None:
+            bars = bars_in_block(query, block, end, calendar)
+            if bars is not None:
+                bars = bars.frozen()
+                self._keep(asked, block, bars)
         return bars
+
+    def _keep(self, asked: tuple[object, ...], block: CachedBlock, bars: Bars | None) -> None:
+        self._known[asked] = (block, bars)
+        if len(self._known) > self.most:
+            self._known.popitem(last=False)
 
 
 def block_span(

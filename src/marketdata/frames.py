@@ -6,6 +6,7 @@ One fixed shape: index = bar open (``datetime64[us, UTC]``, named ``timestamp``)
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any, Final, NoReturn, cast
@@ -66,8 +67,8 @@ def single_frame(bars: Bars, tz: str | None) -> pd.DataFrame:
     return pd.DataFrame(values.T, index=index, columns=_COLUMN_INDEX, copy=False)
 
 
-_indices: dict[tuple[int, str | None], tuple[Int64s, pd.DatetimeIndex]] = {}
-_INDICES_KEPT: Final = 256
+_indices: OrderedDict[tuple[int, str | None], tuple[Int64s, pd.DatetimeIndex]] = OrderedDict()
+_INDICES_KEPT: Final = 64
 
 
 def _shared_index(stamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
@@ -78,9 +79,9 @@ def _shared_index(stamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
     if known is not None and known[0] is stamps:
         return known[1].view()
     index = time_index(stamps.copy(), tz)
-    if len(_indices) >= _INDICES_KEPT:
-        _indices.clear()
     _indices[at] = (stamps, index)
+    if len(_indices) > _INDICES_KEPT:
+        _indices.popitem(last=False)
     return index.view()
 
 

@@ -10,7 +10,11 @@ from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ChildDeadlockedError, RedisError, ResponseError
+from redis.exceptions import (
+    ChildDeadlockedError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from marketdata.cache.breaker import Breaker
@@ -54,6 +58,7 @@ class RedisLink:
         self.breaker = breaker
         self._pid = os.getpid()
         self._client: Any = self._make_client()
+        self._held = threading.local()
 
     def _make_client(self) -> redis.Redis:
         try:
@@ -81,7 +86,7 @@ class RedisLink:
         return f"{place}/{known.get('db') or 0}"
 
     def execute(self, *command: str | bytes | int) -> Any:
-        """Send one command and return its answer, whatever the breaker says.
+        """Send one command and return its raw answer, whatever the breaker says.
 
         Raises
         ------
@@ -91,9 +96,30 @@ class RedisLink:
             No answer; the breaker is open now.
         """
         try:
-            return self._client.execute_command(*command)
+            return self._ask(command)
         except FOREIGN as error:
             raise self._translate(error) from error
+
+    def _ask(self, command: tuple[str | bytes | int, ...]) -> Any:
+        """Ask on this thread's own connection: taking one from the pool and giving it back costs
+        as much as the whole answer."""
+        held = self._held
+        if getattr(held, "client", None) is not self._client:
+            held.client = self._client
+            held.connection = self._client.connection_pool.make_connection()
+        try:
+            held.connection.send_command(*command, check_health=False)
+            return held.connection.read_response()
+        except ResponseError:
+            raise
+        except redis.ConnectionError:
+            # An idle connection that the server has closed, as a restart does: the pool looks
+            # before it hands one out, this is our look.
+            held.connection.disconnect()
+            return self._client.execute_command(*command)
+        except BaseException:
+            held.connection.disconnect()  # whatever comes now would be read as another's answer
+            raise
 
     def _translate(self, error: Exception) -> CacheError:
         if isinstance(error, ResponseError):
@@ -121,6 +147,7 @@ class RedisLink:
         return True
 
     def close(self) -> None:
-        """Close the pooled connections; a later call opens new ones."""
+        """Close every connection; a later call opens new ones."""
+        self._held = threading.local()
         self._client.close()
         self._client.connection_pool.disconnect()

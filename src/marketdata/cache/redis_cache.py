@@ -12,6 +12,7 @@ import logging
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched, chain
@@ -34,8 +35,8 @@ _FLOOR_TTL_MS: Final = 3 * 86_400_000
 # 64 blocks are 2 to 5 MB: one answer stays well inside the time-out and the server's patience.
 _BLOCKS_A_CALL: Final = 64
 _FLOORS_A_CALL: Final = 1000
-_BLOCKS_REMEMBERED: Final = 256
-"""Decoded blocks a process keeps, 16 MB at most."""
+_BLOCKS_REMEMBERED: Final = 64
+"""Decoded blocks a process keeps, about 4 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class RedisCache:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(CacheStats.__dataclass_fields__, 0)
         self._owed: dict[str, int] = {}
-        self._last: dict[tuple[SeriesKey, Timeframe | None], tuple[bytes, CachedBlock]] = {}
+        self._last: OrderedDict[tuple[SeriesKey, Timeframe | None], tuple[bytes, CachedBlock]] = (
+            OrderedDict()
+        )
 
     def __repr__(self) -> str:
         return f"RedisCache({self._link.address})"
@@ -123,9 +126,10 @@ class RedisCache:
             return last[1]
         block = decode_block(data, key, epoch, base)
         if block is not None:
-            if len(self._last) >= _BLOCKS_REMEMBERED:
-                self._last.clear()
             self._last[key, base] = (data, block)
+            if len(self._last) > _BLOCKS_REMEMBERED:
+                # One out for one in: freeing them all would hand the memory back and fetch it anew.
+                self._last.popitem(last=False)
         return block
 
     def get(
@@ -298,7 +302,8 @@ class RedisCache:
         started = time.monotonic()
         self._link.execute("PING")
         seconds = time.monotonic() - started
-        told = self._link.execute("INFO")
+        lines = self._link.execute("INFO").decode().splitlines()
+        told = dict(line.split(":", 1) for line in lines if ":" in line)
         return CacheInfo(
             address=self._link.address,
             version=str(told.get("valkey_version") or told.get("redis_version", "")),
