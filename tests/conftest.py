@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,11 @@ from marketdata import embedded
 from marketdata.embedded.binaries import wheel_redis
 
 _MEMORY = Path("/dev/shm")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs deaf to Ctrl-C, and so would be every process of ours.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_home_directory() -> Path:

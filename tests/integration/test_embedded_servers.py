@@ -295,7 +295,7 @@ def test_ctrl_c_of_one_user_leaves_the_servers_to_the_others(new_home: NewHome) 
         seen = first.servers()
         second.servers()
         os.killpg(first.process.pid, signal.SIGINT)
-        assert first.process.wait() != 0
+        assert first.process.wait(30) != 0
         assert until(lambda: embedded.status(home).users == (second.process.pid,))
         assert embedded.status(home).running
         assert embedded.status(home).supervisor == seen["supervisor"]
