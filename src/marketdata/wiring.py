@@ -155,8 +155,9 @@ class Runtime:
         RequestError
             The broker has no such feed; a retry does not help.
         """
-        if feed is None or feed == self.source.feed:
-            return self.source.feed
+        feed = self.source.feed if feed is None else feed.strip().lower()
+        if feed == self.source.feed:
+            return feed
         caps = self.broker.capabilities(self.source.feed)
         feeds = (caps.latest_feeds or caps.feeds) if latest else caps.feeds
         if feeds and feed not in feeds:

@@ -276,6 +276,9 @@ def test_feeds_do_not_mix(stack: Stack) -> None:
     assert iex["volume"].sum() < sip["volume"].sum() / 5
     stack.flush_redis()
     same(stack.client.get_bars("AAPL", "1min", start="2024-03-13", end="2024-03-14"), sip)
+    same(
+        stack.client.get_bars("AAPL", "1min", start="2024-03-13", end="2024-03-14", feed="IEX"), iex
+    )
     with pytest.raises(md.RequestError, match="feed"):
         stack.client.get_bars("AAPL", "1min", limit=1, feed="nasdaq")
 

@@ -105,8 +105,10 @@ class RedisLink:
         as much as the whole answer."""
         held = self._held
         if getattr(held, "client", None) is not self._client:
+            pool = self._client.connection_pool
+            # Not the pool's to count: it would never hear of a thread's end.
+            held.connection = pool.connection_class(**pool.connection_kwargs)
             held.client = self._client
-            held.connection = self._client.connection_pool.make_connection()
         try:
             held.connection.send_command(*command, check_health=False)
             return held.connection.read_response()
