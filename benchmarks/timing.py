@@ -21,8 +21,8 @@ class Row:
     ours_ms: float
     anchor: str
     anchor_ms: float
-    bar: float
-    """What the ratio is held against."""
+    bar: float | None
+    """What the ratio is held against; None for a figure that only shows how cost grows."""
     faster: bool
     """True: the ratio is anchor / ours and must reach the bar; False: ours / anchor, at most."""
 
@@ -32,14 +32,18 @@ class Row:
 
     @property
     def reached(self) -> bool:
+        if self.bar is None:
+            return True
         return self.ratio >= self.bar if self.faster else self.ratio <= self.bar
 
     def __str__(self) -> str:
         sign = ">=" if self.faster else "<="
+        verdict = "ok" if self.reached else "MISSED"
+        held = "" if self.bar is None else f"({sign} {self.bar:g}x {verdict})"
         return (
             f"{self.what:<44} {self.size:>14}  {self.ours_ms:>10.3f} ms  "
             f"{self.anchor:<30} {self.anchor_ms:>10.3f} ms  "
-            f"{self.ratio:>7.2f}x  ({sign} {self.bar:g}x {'ok' if self.reached else 'MISSED'})"
+            f"{self.ratio:>7.2f}x  {held}"
         )
 
 
