@@ -76,6 +76,15 @@ class _Call:
         return {s: span for s, span in spans.items() if s not in unknown}
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """What is asked of the store once nothing is missing from it."""
+
+    spans: Mapping[str, Span]
+    plans: Mapping[str, Sequence[Segment]]
+    states: States
+
+
 class Reader:
     """Answers `BarsQuery` from cache, store and broker; keeps what the broker gave."""
 
@@ -145,9 +154,9 @@ class Reader:
         """Fill gaps, read, and widen the window of series that hold too few bars."""
         spans = self.planned_spans(call.query, symbols, call.now_us)
         while spans:
-            spans, states = self._fill(call, spans)
-            self._from_store(call, spans, states)
-            spans = self._wider(call, spans)
+            filled = self._fill(call, spans)
+            self._from_store(call, filled)
+            spans = self._wider(call, filled.spans)
 
     def planned_spans(
         self, query: BarsQuery, symbols: Sequence[str], now_us: int
@@ -221,9 +230,8 @@ class Reader:
             lambda base: states[key.with_timeframe(base)].coverage,
         )
 
-    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> tuple[dict[str, Span], States]:
-        """Plan and fetch until nothing asked is missing; return what is asked and the states then
-        found."""
+    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> _Filled:
+        """Plan and fetch until nothing asked is missing; return the plan that then holds."""
         query, trace = call.query, call.answer.trace
         delay = self._settle_delay(query)
         rounds = 0
@@ -235,10 +243,11 @@ class Reader:
                 spans = self.planned_spans(query, list(spans), call.now_us)
             spans = call.known(spans)
             states = self.states(query, list(spans))
-            missing = self._missing(call, spans, states)
+            plans = self._plans(call, spans, states)
+            missing = self._missing(query, plans, states)
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
-                return call.known(spans), states
+                return _Filled(spans, plans, states)
             walks = trace.walks
             self._fetch(call, missing)
             # A round that only waited for other callers proves nothing: the deadline bounds those.
@@ -252,16 +261,25 @@ class Reader:
     def _settle_delay(self, query: BarsQuery) -> int:
         return self._broker.capabilities(query.feed).settle_delay
 
-    def _missing(
+    def _plans(
         self, call: _Call, spans: Mapping[str, Span], states: States
-    ) -> dict[SeriesKey, list[Span]]:
-        query, calendar = call.query, self._calendar()
-        missing: dict[SeriesKey, list[Span]] = {}
+    ) -> dict[str, list[Segment]]:
+        query = call.query
+        plans: dict[str, list[Segment]] = {}
         for symbol, span in spans.items():
             plan = self.segments(query, symbol, span, states, call.now_us)
             if plan.too_old and query.window.limit is None:
                 raise self._too_old(query, symbol, plan.too_old[0])
-            for part in plan.parts:
+            plans[symbol] = plan.parts
+        return plans
+
+    def _missing(
+        self, query: BarsQuery, plans: Mapping[str, Sequence[Segment]], states: States
+    ) -> dict[SeriesKey, list[Span]]:
+        calendar = self._calendar()
+        missing: dict[SeriesKey, list[Span]] = {}
+        for symbol, parts in plans.items():
+            for part in parts:
                 key = query.key(symbol).with_timeframe(part.base)
                 if holes := planning.gaps(part.asked, states[key], calendar, part.base):
                     missing.setdefault(key, []).extend(holes)
@@ -291,19 +309,16 @@ class Reader:
 
     # ------------------------------------------------------------------------- reading stored
 
-    def _from_store(self, call: _Call, spans: Mapping[str, Span], states: States) -> None:
+    def _from_store(self, call: _Call, filled: _Filled) -> None:
         """Read every symbol's segments from one snapshot, derive, filter, and fill the cache."""
         query = call.query
-        plans = {
-            s: self.segments(query, s, span, states, call.now_us).parts for s, span in spans.items()
-        }
-        requests = self._read_requests(query, plans, states)
+        requests = self._read_requests(query, filled.plans, filled.states)
         read = {request.key: request.span for request in requests}
         found = self._store.read(requests)
         newest = caching.NewestBlocks(
             query, self._broker.capabilities(query.feed), self._calendar(), call.now_us
         )
-        for symbol, parts in plans.items():
+        for symbol, parts in filled.plans.items():
             keys = [query.key(symbol).with_timeframe(part.base) for part in parts]
             pieces = []
             for part, key in zip(parts, keys, strict=True):
