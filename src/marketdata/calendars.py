@@ -27,6 +27,8 @@ from marketdata.types import DAY, HOUR, Bools, Int64s
 Hours = Literal["regular", "extended", "daily"]
 """Which part of a session counts as trading time: ``daily`` is exchange midnight to the close."""
 
+EXCHANGE: Final = "XNYS"
+"""The exchange of every symbol served today."""
 FIRST_YEAR: Final = 1980
 _EXTENDED_OPEN: Final = 4 * HOUR
 _EXTENDED_CLOSE: Final = 20 * HOUR

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, parse_clock
 
 if TYPE_CHECKING:
     from marketdata.config import Settings
     from marketdata.wiring import Runtime
-
-EXCHANGE: Final = "XNYS"
-"""Whose calendar counts."""
 
 
 class Connected:

@@ -8,12 +8,12 @@ import threading
 import warnings
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from marketdata import planning
 from marketdata.adjusting import Adjuster
 from marketdata.cache import RedisCache
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, parse_clock
 from marketdata.config import Settings
 from marketdata.errors import RequestError
@@ -31,12 +31,13 @@ from marketdata.verdicts import Verdicts
 from marketdata.warning_types import LIBRARY, DelayedDataWarning, ProviderWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from marketdata.embedded import Lease
-    from marketdata.protocols import Broker
+    from marketdata.protocols import BeforeCommit, Broker, Commit
+    from marketdata.types import SeriesKey
 
 log = logging.getLogger("marketdata")
-
-EXCHANGE: Final = "XNYS"
 
 
 class Runtime:
@@ -216,7 +217,9 @@ class _Adopting:
     def epoch(self) -> int:
         return self._store.epoch
 
-    def commit(self, commits: Any, before_commit: Any = None) -> Any:
+    def commit(
+        self, commits: Sequence[Commit], before_commit: BeforeCommit | None = None
+    ) -> dict[SeriesKey, int]:
         if not self._adopted and not self._source.simulated:
             # Simulated bars leave no mark: a later `auto` must not take them for what this
             # database is about.

@@ -31,7 +31,7 @@ from marketdata.brokers.alpaca_wire import (
 )
 from marketdata.brokers.resilience import Caller, CircuitBreaker, RequestGate
 from marketdata.brokers.transport import Transport
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import (
     AuthenticationError,
@@ -378,7 +378,7 @@ class AlpacaBroker:
         return found
 
     def _calendar(self) -> TradingCalendar:
-        return calendar_for("XNYS", self._clock.now_us())
+        return calendar_for(EXCHANGE, self._clock.now_us())
 
 
 def _latest_of(

@@ -27,7 +27,7 @@ from marketdata.brokers.yahoo_chart import (
 )
 from marketdata.brokers.yahoo_session import YahooLine
 from marketdata.brokers.yahoo_splits import SplitBook, SplitList, doubt_applied, to_raw
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import (
     BrokerError,
@@ -47,7 +47,6 @@ from marketdata.spans import Span
 from marketdata.types import COLUMNS, DAY, HOUR, MINUTE, SECOND, Bars, Split, Timeframe
 
 FEED: Final = "yahoo"
-_EXCHANGE: Final = "XNYS"
 _NEVER: Final = 1 << 62
 """A market time at which every bar is over."""
 
@@ -140,7 +139,7 @@ class YahooBroker:
         return f"YahooBroker({self._provider!r})"
 
     def _own_calendar(self) -> TradingCalendar:
-        return calendar_for(_EXCHANGE, self._clock.now_us())
+        return calendar_for(EXCHANGE, self._clock.now_us())
 
     @property
     def provider(self) -> str:

@@ -279,7 +279,7 @@ def _cache(info: Any) -> Iterator[Check]:
 
 def _asked(settings: Settings, source: Source, kind: Kind) -> Iterator[Check]:
     """Ask for a few recent bars: that proves address, keys and the right to recent data."""
-    from marketdata.calendars import calendar_for
+    from marketdata.calendars import EXCHANGE, calendar_for
     from marketdata.clock import Deadline, parse_clock
     from marketdata.errors import AuthenticationError, DataUnavailableError
     from marketdata.protocols import BarsRequest
@@ -292,7 +292,7 @@ def _asked(settings: Settings, source: Source, kind: Kind) -> Iterator[Check]:
     clock = parse_clock(settings.clock)
     now = clock.now_us()
     broker = make_broker(
-        Surroundings(settings, source, clock, lambda: calendar_for("XNYS", clock.now_us()))
+        Surroundings(settings, source, clock, lambda: calendar_for(EXCHANGE, clock.now_us()))
     )
     timeframe, back = kind.probe
     request = BarsRequest(("SPY",), timeframe, Span(now - back, now), source.feed)
@@ -349,12 +349,12 @@ def _skew(url: str) -> Iterator[Check]:
 
 
 def _calendar() -> Iterator[Check]:
-    from marketdata.calendars import calendar_for
+    from marketdata.calendars import EXCHANGE, calendar_for
     from marketdata.clock import SystemClock, from_micros
     from marketdata.types import DAY
 
     now = SystemClock().now_us()
-    calendar = calendar_for("XNYS", now)
+    calendar = calendar_for(EXCHANGE, now)
     days = (calendar.horizon - now) // DAY
     found = f"{calendar.name} known to {from_micros(calendar.horizon).date()}"
     if days < _SHORT_HORIZON_DAYS:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import FixedClock, SystemClock, from_micros
 from marketdata.errors import InvalidSymbolError, RequestError
 from marketdata.spans import Span
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from marketdata.config import Settings
     from marketdata.sandbox import MarketSource, Sandbox
 
-EXCHANGE: Final = "XNYS"
 SYMBOLS: Final = ("AAPL", "MSFT", "NVDA")
 _FAMILIAR: Final = (*SYMBOLS, "AMZN", "GOOGL", "SPY", "QQQ", "IBM", "KO")
 _EVER: Final = Span(-(2**62), 2**62)

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import SystemClock
 from marketdata.errors import ConfigurationError
 from marketdata.sandbox.source import (
@@ -220,4 +220,4 @@ def _days_of(bars: Bars) -> Bars:
 
 
 def _calendar_over(timestamps: Int64s) -> TradingCalendar:
-    return calendar_for("XNYS", max(int(timestamps[-1]), SystemClock().now_us()))
+    return calendar_for(EXCHANGE, max(int(timestamps[-1]), SystemClock().now_us()))

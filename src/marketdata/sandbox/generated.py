@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import SystemClock
 from marketdata.sandbox.noise import levels, normals, uniforms
 from marketdata.sandbox.paths import PRE_MINUTES, TICK, session_prices, ticks_of, volume_profile
@@ -328,7 +328,7 @@ def _symbol_key(seed: int, symbol: str) -> int:
 
 
 def _calendar(moment: int) -> TradingCalendar:
-    return calendar_for("XNYS", max(moment, SystemClock().now_us()))
+    return calendar_for(EXCHANGE, max(moment, SystemClock().now_us()))
 
 
 def _iex(bars: Bars, key: int, *, keep_all: bool = False) -> Bars:

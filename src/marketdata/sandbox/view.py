@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final, Literal
 
-from marketdata.calendars import TradingCalendar, calendar_for
+from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock
 from marketdata.sandbox.source import (
     Action,
@@ -73,7 +73,7 @@ class MarketView:
 
     @property
     def calendar(self) -> TradingCalendar:
-        return calendar_for("XNYS", self.now)
+        return calendar_for(EXCHANGE, self.now)
 
     @property
     def today(self) -> date:
