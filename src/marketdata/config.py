@@ -35,8 +35,8 @@ from pydantic_settings import (
 )
 
 from marketdata.clock import parse_clock
-from marketdata.errors import ConfigurationError
-from marketdata.types import Adjustment
+from marketdata.errors import ConfigurationError, InvalidTimeframeError
+from marketdata.types import Adjustment, Timeframe
 
 PREFIX: Final = "MARKETDATA_"
 TEST_PREFIX: Final = "MARKETDATA_TEST_"
@@ -51,6 +51,25 @@ _OFFICIAL_HOSTS: Final = {
 
 def _lowered(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
+
+
+def _number_or_word(value: object) -> object:
+    text = str(value).strip().lower()
+    if not text.isdigit():
+        return text
+    if int(text) < 1:
+        raise ValueError("not above 0")
+    return int(text)
+
+
+def _timeframes(value: object) -> object:
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        raise ValueError("not a list of timeframes")
+    try:
+        return tuple(Timeframe.parse(word) for word in words)
+    except InvalidTimeframeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _url_with(schemes: tuple[str, ...]) -> AfterValidator:
@@ -154,6 +173,30 @@ class Settings(BaseSettings):
     )
     max_lookback: Annotated[int, Field(ge=1, le=36_500)] = Field(
         3_650, description="days that limit=N may walk back, 1 to 36500"
+    )
+    poll: Annotated[int, Field(ge=60, le=3_600)] = Field(
+        60, description="seconds between cycles in market hours, 60 to 3600"
+    )
+    poll_after_hours: Annotated[int, Field(ge=60, le=86_400)] = Field(
+        900, description="seconds between cycles outside market hours, 60 to 86400"
+    )
+    seal_after: Annotated[Literal["never"] | int, BeforeValidator(_number_or_word)] = Field(
+        10, description="sessions after which intraday bars are sealed, 1 to 1000, or never"
+    )
+    retention: Annotated[Literal["never"] | int, BeforeValidator(_number_or_word)] = Field(
+        730, description="days that intraday bars are kept, 1 or more, or never to drop any"
+    )
+    indicator_history: Annotated[tuple[Timeframe, ...], BeforeValidator(_timeframes)] = Field(
+        (), description="timeframes whose indicator values are kept for ever, such as 1day,1hour"
+    )
+    backfill_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = Field(
+        "01:00", description="when the nightly backfill starts, HH:MM New York time"
+    )
+    backfill_years: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)] = Field(
+        2.0, description="years of history that the backfill fills, above 0"
+    )
+    listen: Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")] = Field(
+        "127.0.0.1:9464", description="host:port where the daemon answers health and metrics"
     )
     log: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lowered)
@@ -370,7 +413,7 @@ def _shown(field: str, value: object) -> str:
         return ""
     if is_secret(field):
         return MASK
-    text = str(value)
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
     return masked_url(text) if field.endswith("_url") else text
 
 

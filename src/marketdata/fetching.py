@@ -169,6 +169,8 @@ class Fetcher:
             return {}
         calendar = self._calendar()
         states = self._store.states(keys)
+        if fetch.again:
+            return {key: states[key] for key in keys}
         return {
             key: states[key]
             for key in keys
@@ -359,6 +361,7 @@ class _PageKeeper:
             observed_us=self._observed,
             settled_until=settled.settled_until,
             final_until=settled.final_until,
+            sealed=self._fetch.sealed,
         )
 
     def _settled_now(self) -> int:

@@ -239,6 +239,10 @@ class Fetch:
     base: Timeframe
     span: Span
     keys: tuple[SeriesKey, ...]
+    again: bool = False
+    """Read what is covered already once more, for the provider's corrections."""
+    sealed: bool = False
+    """Whole final sessions: they may be stored as sealed chunks at once."""
 
 
 def fetches(missing: Mapping[SeriesKey, Sequence[Span]], caps: Capabilities) -> list[Fetch]:

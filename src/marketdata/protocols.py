@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from marketdata.clock import Deadline
 from marketdata.errors import MarketDataError
 from marketdata.spans import Span
-from marketdata.types import Bars, SeriesKey, Split, Timeframe
+from marketdata.types import Bars, Int64s, SeriesKey, Split, Timeframe
 
 # --------------------------------------------------------------------------------------- cache
 
@@ -78,6 +78,10 @@ class SeriesState:
     last_bar: int | None = None
     fetched_us: int | None = None
     """Market time at which the provider last answered for this series."""
+    final: list[Span] = field(default_factory=list)
+    """Normal list, part of `coverage`: observed when the provider's correction period was over."""
+    sealed: list[Span] = field(default_factory=list)
+    """Normal list: whole sessions whose bars are stored as sealed chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,10 @@ class Commit:
     settles nothing."""
     final_until: int | None = None
     """Bars before this instant belong to sessions whose correction period is over."""
+    withdrawn: Int64s | None = None
+    """Labels inside `covered` of stored bars that the provider no longer has."""
+    sealed: bool = False
+    """Whether the bars may go straight to sealed chunks: whole sessions, final, intraday."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +141,10 @@ class BarStore(Protocol):
         A stored bar is replaced only by a higher revision with other values; one inside `covered`
         that the new answer lacks stays. Coverage is merged in SQL, so that concurrent writers lose
         nothing. What is covered for the first time is unsettled from `settled_until` on, until a
-        commit that covers it settles it; what is settled stays so. `before_commit` is called with the new
-        revisions after the writes and before COMMIT. On any error nothing is stored.
+        commit that covers it settles it; what is settled stays so; the same holds for `final_until`
+        and ``final``. Bars named in `withdrawn` are no longer read, unless a later observation has
+        them again. `before_commit` is called with the new revisions after the writes and before
+        COMMIT. On any error nothing is stored.
         """
         ...
 
