@@ -11,9 +11,24 @@ import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import bench_alpaca_parse, bench_cache, bench_reads, bench_store
+from benchmarks import (
+    bench_alpaca_parse,
+    bench_backfill,
+    bench_cache,
+    bench_chunks,
+    bench_cycle,
+    bench_import,
+    bench_indicator_store,
+    bench_indicators,
+    bench_reads,
+    bench_sealed,
+    bench_store,
+)
+from benchmarks.bench_chunks import Room
+from benchmarks.bench_cycle import Counted
 from benchmarks.timing import Row
 
 
@@ -33,7 +48,7 @@ def main() -> int:
     return 0
 
 
-def on_embedded_servers(bars: int) -> list[Row]:
+def on_embedded_servers(bars: int) -> list[Row | Room | Counted]:
     from marketdata import embedded
 
     directory = Path(tempfile.mkdtemp(prefix="marketdata-bench-"))
@@ -46,15 +61,22 @@ def on_embedded_servers(bars: int) -> list[Row]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def run(database_url: str, redis_url: str, bars: int) -> list[Row]:
+def run(database_url: str, redis_url: str, bars: int) -> list[Row | Room | Counted]:
     """Run all, printing each part as it is done; the smaller sizes show how the cost grows."""
-    parts = {
+    parts: dict[str, Callable[[], Iterable[Row | Room | Counted]]] = {
         "Reads through all tiers": lambda: bench_reads.run(database_url, redis_url),
         "Redis cache": lambda: bench_cache.run(redis_url),
         "Broker answers": bench_alpaca_parse.rows,
+        "Indicators": bench_indicators.rows,
+        "Indicators kept": lambda: bench_indicator_store.run(database_url, redis_url),
+        "Sealed chunks": bench_chunks.rows,
+        "A cycle of the aggregator": lambda: bench_cycle.run(database_url, redis_url),
+        "Import and export": lambda: bench_import.rows(database_url, redis_url, bars),
+        "Backfill": lambda: bench_backfill.rows(database_url, redis_url),
         "PostgreSQL store": lambda: bench_store.rows(database_url, bars),
+        "Sealed bars in PostgreSQL": lambda: bench_sealed.rows(database_url),
     }
-    rows: list[Row] = []
+    rows: list[Row | Room | Counted] = []
     for title, part in parts.items():
         print(f"\n{title}", flush=True)
         for row in part():

@@ -16,7 +16,7 @@ import redis
 from benchmarks.timing import Row, take_turns
 from marketdata.cache import RedisCache
 from marketdata.codec import encode_block
-from marketdata.protocols import CachedBlock
+from marketdata.protocols import BlockGrowth, CachedBlock
 from marketdata.spans import Span
 from marketdata.types import COLUMNS, MINUTE, Bars, SeriesKey, Timeframe
 
@@ -87,6 +87,7 @@ def run(redis_url: str) -> list[Row]:
         rounds=21,
         repeat=5,
     )
+    tails = _with_tails(cache, keys, blocks)
     assert cache.stats.misses == 0
     cache.close()
     client.close()
@@ -95,6 +96,7 @@ def run(redis_url: str) -> list[Row]:
         Row("block from Redis", bars, one["get"], "bare GET", one["bare GET"], 1.6, False),
         Row("block to Redis", bars, one["put"], "bare SET", one["bare SET"], 2.0, False),
         Row("blocks from Redis", all_bars, many["get"], "bare MGET", many["bare MGET"], 2.5, False),
+        Row("blocks with tails from Redis", all_bars, tails, "without", many["get"], 2.5, False),
         Row(
             "block from Redis to frame",
             bars,
@@ -105,6 +107,22 @@ def run(redis_url: str) -> list[Row]:
             True,
         ),
     ]
+
+
+def _with_tails(
+    cache: RedisCache, keys: list[SeriesKey], blocks: dict[SeriesKey, CachedBlock]
+) -> float:
+    """Let every block grow by 16 bars, one a commit, as many as a block has grown by on average;
+    return the milliseconds to read them all."""
+    ttl = dict.fromkeys(keys, 600.0)
+    for n in range(16):
+        covered = Span(START + (BARS + n) * MINUTE, START + (BARS + n + 1) * MINUTE)
+        bars = Bars(np.array([covered.start]), blocks[keys[0]].bars.values[:, n : n + 1])
+        cache.raise_floor(dict.fromkeys(keys, n + 2))
+        grown = cache.grow(dict.fromkeys(keys, BlockGrowth(n + 1, n + 2, covered, bars)), ttl)
+        assert all(grown.values())
+    assert all(len(found.bars) == BARS + 16 for found in cache.get(keys).values())
+    return take_turns({"get": lambda: cache.get(keys)}, rounds=21, repeat=5)["get"]
 
 
 if __name__ == "__main__":

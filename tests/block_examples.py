@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marketdata.protocols import CachedBlock
+from marketdata.protocols import BlockGrowth, CachedBlock
 from marketdata.spans import Span
 from marketdata.types import MINUTE, Bars, SeriesKey, Timeframe
 
@@ -28,6 +28,35 @@ def some_block(
     """Return a block that covers its bars and an hour before them."""
     covered = Span(START - 60 * MINUTE, START + count * MINUTE)
     return CachedBlock(covered, revision, some_bars(count, seed), base, covered.end + MINUTE)
+
+
+def some_growth(
+    block: CachedBlock, count: int = 1, seed: int = 1, previous: int | None = None, back: int = 0
+) -> BlockGrowth:
+    """Return a commit of `count` bars, the first of them `back` bars before the block's end."""
+    start = block.covered.end - back * MINUTE
+    bars = some_bars(count, seed)
+    bars = Bars(bars.timestamp - START + start, bars.values)
+    before = block.revision if previous is None else previous
+    end = max(block.covered.end, start + count * MINUTE)
+    return BlockGrowth(before, before + 1, Span(start, end), bars, end + MINUTE)
+
+
+def grown(block: CachedBlock, *growths: BlockGrowth) -> CachedBlock:
+    """Return what a block with these growths must be served as."""
+    rows = dict(zip(block.bars.timestamp.tolist(), block.bars.values.T, strict=True))
+    for growth in growths:
+        rows |= dict(zip(growth.bars.timestamp.tolist(), growth.bars.values.T, strict=True))
+    labels = sorted(rows)
+    values = np.array([rows[label] for label in labels]).reshape(len(labels), 7).T.copy()
+    last = growths[-1]
+    return CachedBlock(
+        Span(block.covered.start, last.covered.end),
+        last.revision,
+        Bars(np.array(labels, np.int64), values),
+        block.base,
+        last.fetched_us,
+    )
 
 
 def assert_same_block(left: CachedBlock, right: CachedBlock) -> None:

@@ -25,7 +25,13 @@ from marketdata.warning_types import MarketDataWarning
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {
     name: ROOT / name
-    for name in ("README.md", "docs/COMING_FROM.md", "docs/ARCHITECTURE.md", "BACKFILL.md")
+    for name in (
+        "README.md",
+        "docs/COMING_FROM.md",
+        "docs/ARCHITECTURE.md",
+        "BACKFILL.md",
+        "OPERATIONS.md",
+    )
 }
 MOMENT = "2024-06-20T15:00:30-04:00"
 """The market time of every document and example: a Thursday in session, after a holiday."""

@@ -44,6 +44,7 @@ from marketdata.warning_types import (
     MarketDataWarning,
     MissingSymbolsWarning,
     ProviderWarning,
+    ShortHistoryWarning,
     SplitInRangeWarning,
 )
 
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
     from marketdata.client import Client, connect
     from marketdata.config import Settings
     from marketdata.explaining import Plan
+    from marketdata.following import Follower
     from marketdata.latest import Bar, Quote, Trade
+    from marketdata.subscriptions import Subscription
     from marketdata.types import Interval, Split, Timeframe
 
     _client = default_client()
@@ -85,9 +88,11 @@ _LAZY = {
     "connect": "client",
     "Settings": "config",
     "Plan": "explaining",
+    "Follower": "following",
     "Bar": "latest",
     "Quote": "latest",
     "Trade": "latest",
+    "Subscription": "subscriptions",
     "Interval": "types",
     "Split": "types",
     "Timeframe": "types",
@@ -104,7 +109,6 @@ _METHODS = frozenset(
         "get_latest_quote",
         "get_latest_trade",
         "get_snapshots",
-        "indicators",
         "plot",
         "provenance",
         "stats",
@@ -126,6 +130,7 @@ __all__ = [
     "DataQualityError",
     "DataUnavailableError",
     "DelayedDataWarning",
+    "Follower",
     "Interval",
     "InvalidRangeError",
     "InvalidSymbolError",
@@ -142,11 +147,13 @@ __all__ = [
     "RequestError",
     "SchemaError",
     "Settings",
+    "ShortHistoryWarning",
     "Split",
     "SplitInRangeWarning",
     "StoreError",
     "StoreReadOnlyError",
     "StoreUnavailableError",
+    "Subscription",
     "Timeframe",
     "Trade",
     "UnknownSymbolError",
@@ -179,6 +186,9 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f"marketdata.{_LAZY[name]}"), name)
         globals()[name] = value
         return value
+    if name == "indicators":
+        # The package of that name, which is callable: importing it may not change what this is.
+        return import_module("marketdata.indicators")
     if name in _METHODS:
         # Looked up each time: `configure` replaces the default client.
         from marketdata.api import default_client

@@ -95,6 +95,11 @@ def unsplit_bars(bars: Bars, splits: Sequence[Split]) -> Bars:
     return _scaled(bars, volume, price)
 
 
+def effective(splits: Sequence[Split], now_us: int) -> list[Split]:
+    """Return the splits that have taken effect by `now_us`; announced ones change nothing yet."""
+    return [s for s in splits if s.ex_date <= now_us]
+
+
 def splits_within(splits: Sequence[Split], span: Span) -> list[Split]:
     """Return the splits with an ex-date in `span`, ascending."""
     found = [s for s in splits if span.start <= s.ex_date < span.end]

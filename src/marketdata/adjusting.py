@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from marketdata import resample
-from marketdata.adjust import adjust_bars, splits_within
+from marketdata.adjust import adjust_bars, effective, splits_within
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline, from_micros
 from marketdata.errors import StoreError
@@ -50,7 +50,8 @@ class Adjuster:
         """Divide the answer's closed bars for later splits; return the splits of each symbol."""
         filled = _filled(answer)
         start = min((int(a.bars.timestamp[0]) for a in filled.values()), default=now_us)
-        known = self._splits.checked(query.provider, list(answer.series), start, deadline)
+        told = self._splits.checked(query.provider, list(answer.series), start, deadline)
+        known = {symbol: effective(splits, now_us) for symbol, splits in told.items()}
         cut = [s for s, a in filled.items() if self._cut_by(known[s], a.bars, query.timeframe)]
         self._from_days(query, cut, answer, known, deadline)
         for symbol in filled.keys() - set(cut):

@@ -13,9 +13,10 @@ from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline
 from marketdata.errors import InvalidSymbolError, RequestError, UnsupportedRequestError
 from marketdata.queries import BarsQuery
-from marketdata.types import Adjustment, Timeframe, unique_symbols
+from marketdata.types import Adjustment, Timeframe, canonical_symbol, unique_symbols
 
 Symbols = str | Collection[str]
+_SHOWN = 8
 
 
 class Configured(Enum):
@@ -53,6 +54,31 @@ def symbol_list(symbols: Symbols) -> tuple[tuple[str, ...], bool]:
     if not names:
         raise InvalidSymbolError("no symbols given", cure='give "AAPL" or ["AAPL", "MSFT"]')
     return tuple(unique_symbols(names)), False
+
+
+def every_symbol(symbols: Symbols) -> tuple[tuple[str, ...], bool]:
+    """Return what `symbol_list` does; its error names every malformed symbol, not the first one."""
+    try:
+        return symbol_list(symbols)
+    except InvalidSymbolError as error:
+        if isinstance(symbols, str) or not isinstance(symbols, Collection):
+            raise
+        wrong = [n for n in symbols if isinstance(n, str) and not _is_symbol(n)]
+        if len(wrong) < 2:
+            raise
+        shown = ", ".join(f"{n[:60]!r}" for n in wrong[:_SHOWN])
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise InvalidSymbolError(
+            f"{shown}{more} are not US equity or ETF symbols", cure=error.cure, symbols=wrong
+        ) from None
+
+
+def _is_symbol(text: str) -> bool:
+    try:
+        canonical_symbol(text)
+    except InvalidSymbolError:
+        return False
+    return True
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:

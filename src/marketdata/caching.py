@@ -8,17 +8,34 @@ damage. No I/O here but `NewestBlocks.put`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
+from zlib import crc32
 
 from marketdata import planning
 from marketdata.calendars import TradingCalendar
+from marketdata.keeping import Stored
 from marketdata.planning import Segment
-from marketdata.protocols import BarCache, CachedBlock, Capabilities, SeriesState
+from marketdata.protocols import (
+    BarCache,
+    BlockGrowth,
+    CachedBlock,
+    Capabilities,
+    ReadRequest,
+    SeriesState,
+)
 from marketdata.queries import BarsQuery, select
 from marketdata.spans import Span
-from marketdata.types import Bars, SeriesKey, Timeframe
+from marketdata.types import DAY, Bars, Int64s, SeriesKey, Timeframe
 
 BLOCK_BARS: Final = 500
+MOST_GROWTH: Final = 128
+"""Bars that one growth of a block may bring; more are worth a block of their own."""
+TAIL_BYTES: Final = 4096
+"""Bytes that are added to a block before it is written anew, on average: 32 cycles of one bar. A
+read pays for each, about a microsecond."""
+_MOST_BACK: Final = 365 * DAY
 _DAY_SECONDS: Final = 86_400.0
 
 
@@ -153,11 +170,7 @@ class NewestBlocks:
             # Coverage may have grown since the read was planned: only what was read is known.
             span = block_span(self._query, part, state, self._calendar)
             start = max(span.start, read.start)
-        regular = bars.timestamp
-        if timeframe.intraday:
-            regular = regular[self._calendar.mask(regular, "regular")]
-        if len(regular) > BLOCK_BARS:
-            start = max(start, int(regular[-BLOCK_BARS]))
+        start = _block_start(bars, start, timeframe, self._calendar)
         kept = bars.within(Span(start, covered.end))
         base = part.base if derived else None
         return CachedBlock(Span(start, covered.end), state.revision, kept, base, state.fetched_us)
@@ -187,3 +200,129 @@ def time_to_live(
     else:
         due = calendar.next_open(now_us, hours) + timeframe.step + caps.settle_delay
     return min(_DAY_SECONDS, (due - now_us) / 1e6 + grace)
+
+
+def kept_alive(
+    timeframe: Timeframe,
+    caps: Capabilities,
+    calendar: TradingCalendar,
+    now_us: int,
+    next_look: float,
+) -> float:
+    """Return the seconds a block of a stored series should live that is looked after again in
+    `next_look` seconds: until the bar after the next look is overdue."""
+    due = time_to_live(timeframe, timeframe, caps, calendar, now_us)
+    return min(_DAY_SECONDS, due + next_look)
+
+
+def growth(steps: Sequence[Stored], bars: Bars) -> BlockGrowth | None:
+    """Return what the commits of one walk add to the block of their series, or None where the
+    block must be read anew.
+
+    Parameters
+    ----------
+    steps : sequence of Stored
+        Commits of one series, one after the other.
+    bars : Bars
+        Their bars, with or without those that changed nothing.
+    """
+    if len(bars) > MOST_GROWTH:
+        return None
+    for step in steps:
+        withdrawn = step.commit.withdrawn
+        if not step.alone or not step.newest or (withdrawn is not None and len(withdrawn)):
+            return None
+    first, last = steps[0], steps[-1]
+    covered = Span(first.commit.covered.start, last.commit.covered.end)
+    return BlockGrowth(first.previous, last.revision, covered, bars, last.commit.observed_us)
+
+
+def needs_rewriting(key: SeriesKey, grown: int) -> bool:
+    """Whether a block whose tail has `grown` to so many bytes should be written anew.
+
+    Each series has a limit of its own, so that those that began together do not end together.
+    """
+    return grown > TAIL_BYTES // 2 + crc32(key.symbol.encode()) % TAIL_BYTES
+
+
+def trimmed(block: CachedBlock, calendar: TradingCalendar, timeframe: Timeframe) -> CachedBlock:
+    """Return `block` without what lies before its 500th regular bar from the end."""
+    start = _block_start(block.bars, block.covered.start, timeframe, calendar)
+    bars = block.bars.within(Span(start, block.covered.end))
+    return replace(block, covered=Span(start, block.covered.end), bars=bars)
+
+
+def _block_start(bars: Bars, start: int, timeframe: Timeframe, calendar: TradingCalendar) -> int:
+    regular = _regular(bars, timeframe, calendar)
+    return max(start, int(regular[-BLOCK_BARS])) if len(regular) > BLOCK_BARS else start
+
+
+class BlocksFromStore:
+    """Makes the newest blocks of stored series from what the store has, without asking a broker.
+
+    A series with few bars is read again over a longer span, a bounded number of times, until there
+    are 500 regular ones or no more are stored.
+
+    Attributes
+    ----------
+    made : dict
+        The blocks, by series; those are left out whose newest closed bars are missing.
+    """
+
+    _ROUNDS: Final = 4
+
+    def __init__(self, caps: Capabilities, calendar: TradingCalendar, now_us: int) -> None:
+        self.made: dict[SeriesKey, CachedBlock] = {}
+        self._caps = caps
+        self._calendar = calendar
+        self._now_us = now_us
+        self._spans: dict[SeriesKey, Span] = {}
+        self._rounds = 0
+
+    def ask(self, states: Mapping[SeriesKey, SeriesState]) -> list[ReadRequest]:
+        """Return what to read first."""
+        for key, state in states.items():
+            span = self._first_span(key, state)
+            if span is not None:
+                self._spans[key] = span
+        return [ReadRequest(key, span) for key, span in self._spans.items()]
+
+    def _first_span(self, key: SeriesKey, state: SeriesState) -> Span | None:
+        base, calendar = key.timeframe, self._calendar
+        edge = planning.frontier(calendar, base, self._caps, self._now_us)
+        held = [s for s in state.coverage if s.start < edge]
+        hours = planning.stored_hours(base)
+        if not held or calendar.trading_spans(Span(held[-1].end, edge), hours):
+            return None
+        start = planning.limit_start(base, edge, BLOCK_BARS, "regular", calendar)
+        return Span(max(start, held[-1].start), edge)
+
+    def take(self, found: Mapping[SeriesKey, tuple[SeriesState, Bars]]) -> list[ReadRequest]:
+        """Make blocks of what was read; return what to read again, over a longer span."""
+        self._rounds += 1
+        again: list[ReadRequest] = []
+        for key, (state, bars) in found.items():
+            span = self._spans[key]
+            block = CachedBlock(span, state.revision, bars, None, state.fetched_us)
+            self.made[key] = trimmed(block, self._calendar, key.timeframe)
+            start = self._longer(key, state, bars)
+            if start < span.start and self._rounds < self._ROUNDS:
+                self._spans[key] = Span(start, span.end)
+                again.append(ReadRequest(key, self._spans[key]))
+        return again
+
+    def _longer(self, key: SeriesKey, state: SeriesState, bars: Bars) -> int:
+        span = self._spans[key]
+        regular = _regular(bars, key.timeframe, self._calendar)
+        if len(regular) >= BLOCK_BARS:
+            return span.start
+        start = planning.wider_start(
+            key.timeframe, span, len(regular), BLOCK_BARS, "regular", _MOST_BACK, self._calendar
+        )
+        covered = [s.start for s in state.coverage if s.start < span.end]
+        return max(start, covered[-1]) if covered else span.start
+
+
+def _regular(bars: Bars, timeframe: Timeframe, calendar: TradingCalendar) -> Int64s:
+    labels = bars.timestamp
+    return labels[calendar.mask(labels, "regular")] if timeframe.intraday else labels

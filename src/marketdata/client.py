@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 from marketdata import explaining, frames
 from marketdata.adjusting import action_version
@@ -16,39 +15,27 @@ from marketdata.arguments import (
     Configured,
     Request,
     Symbols,
-    adjustment_of,
     check_choice,
-    check_feed,
     deadline_of,
-    refuse_as_of,
-    symbol_list,
     zone_of,
 )
-from marketdata.clock import Deadline
-from marketdata.errors import (
-    MarketDataError,
-    UnknownSymbolError,
-    UnsupportedRequestError,
-)
-from marketdata.forming import forming_bar
+from marketdata.bar_answers import Missing
+from marketdata.follow_calls import FollowCalls
+from marketdata.indicator_calls import IndicatorCalls
 from marketdata.known_calls import KnownCalls
 from marketdata.latest_calls import LatestCalls
 from marketdata.origin import print_provenance, provenance_of
-from marketdata.progress import progress
-from marketdata.queries import BarsQuery
-from marketdata.ranges import Moment, resolve_window
+from marketdata.ranges import Moment
 from marketdata.reader import Answer
-from marketdata.spans import Span
+from marketdata.subscription_calls import SubscriptionCalls
 from marketdata.types import (
     COLUMNS,
-    DAY,
     Adjustment,
     Bars,
     Session,
     Split,
     Timeframe,
 )
-from marketdata.warning_types import LIBRARY, MissingSymbolsWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("marketdata")
 
-Missing = Literal["raise", "skip"]
-_SHOWN: Final = 8
 
-
-class Client(KnownCalls, LatestCalls):
+class Client(IndicatorCalls, KnownCalls, LatestCalls, SubscriptionCalls, FollowCalls):
     """One configured way to the tiers. Thread-safe and fork-safe; servers are started on first use.
 
     Parameters
@@ -194,104 +178,6 @@ class Client(KnownCalls, LatestCalls):
         )
         return frame
 
-    def _request(
-        self,
-        symbols: Symbols,
-        timeframe: str,
-        *,
-        start: Moment | None,
-        end: Moment | None,
-        period: str | None,
-        limit: int | None,
-        session: str,
-        feed: str | None,
-        adjustment: str | None = None,
-        as_of: object = None,
-    ) -> Request:
-        """Check everything that can be checked without a server, then start what is needed."""
-        names, single = symbol_list(symbols)
-        parsed = Timeframe.parse(timeframe)
-        chosen = adjustment_of(self._settings.adjustment if adjustment is None else adjustment)
-        refuse_as_of(as_of)
-        check_choice("session", session, ("regular", "extended"))
-        check_feed(feed)
-        now_us = self._clock.now_us()
-        window = resolve_window(
-            self._calendar(), now_us, start=start, end=end, period=period, limit=limit
-        )
-        runtime = self._runtime
-        query = BarsQuery(
-            runtime.provider,
-            runtime.feed_named(feed),
-            names,
-            parsed,
-            window,
-            cast(Session, session),
-            self._settings.max_lookback * DAY,
-        )
-        return Request(query, single, chosen, now_us)
-
-    def _answer(self, request: Request, missing: str, deadline: Deadline) -> Answer:
-        """Read, and deal with unknown symbols as asked."""
-        query = request.query
-        runtime = self._runtime
-        label = (
-            f"{len(query.symbols)} x {query.timeframe}" if query.symbols[1:] else query.symbols[0]
-        )
-        with progress(self._settings.progress, label, runtime.expected_bars(query)) as shown:
-            answer = runtime.reader.read(query, deadline, shown)
-        runtime.statistics.count(answer)
-        if answer.unknown and missing == "raise":
-            raise self._unknown(answer.unknown, len(query.symbols), deadline)
-        if answer.unknown:
-            warnings.warn(
-                f"left out unknown symbols: {', '.join(answer.unknown)}",
-                MissingSymbolsWarning,
-                skip_file_prefixes=LIBRARY,
-            )
-        return answer
-
-    def _unknown(self, names: list[str], asked: int, deadline: Deadline) -> UnknownSymbolError:
-        runtime = self._runtime
-        stored = runtime.known_symbols()
-        hints = []
-        for name in names[:_SHOWN]:
-            nearest = runtime.verdicts.nearest(name, stored, deadline)
-            hints.append(f"{name} (did you mean {' or '.join(nearest)}?)" if nearest else name)
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return UnknownSymbolError(
-            f"{runtime.provider} does not know {', '.join(hints)}{more}",
-            cure='correct them, or leave them out with missing="skip"' if asked > 1 else None,
-            symbols=names,
-        )
-
-    def _append_forming(
-        self,
-        request: Request,
-        answer: Answer,
-        splits: Mapping[str, Sequence[Split]],
-        deadline: Deadline,
-    ) -> bool:
-        query = request.query
-        if query.window.explicit_end and query.window.end < request.now_us:
-            return False
-        runtime = self._runtime
-        found = forming_bar(
-            runtime.broker,
-            runtime.calendar(),
-            query,
-            list(answer.series),
-            splits,
-            request.now_us,
-            deadline,
-        )
-        for symbol, bar in found.items():
-            known = answer.series[symbol]
-            known.bars = Bars.concat(
-                [known.bars.within(Span(-(2**62), int(bar.timestamp[0]))), bar]
-            )
-        return bool(found)
-
     # --------------------------------------------------------------------------------- shape
 
     def _shape(
@@ -307,13 +193,6 @@ class Client(KnownCalls, LatestCalls):
             return frames.multi_frame(series, zone)
         bars = series.get(request.query.symbols[0])
         return frames.single_frame(Bars.empty() if bars is None else bars, zone)
-
-    def _dated(self, bars: Bars) -> Bars:
-        """Return daily bars labelled by their session's date at 00:00 of no zone."""
-        calendar = self._calendar()
-        days = calendar.session_index(bars.timestamp)
-        local = (calendar.midnight[days] + DAY // 2) // DAY * DAY
-        return Bars(local, bars.values)
 
     # ---------------------------------------------------------------------- what is known
 
@@ -400,28 +279,6 @@ class Client(KnownCalls, LatestCalls):
 
         return plot(frame, **options)
 
-    # ------------------------------------------------------------------------- not served yet
-
-    def get_indicators(self, *_: object, **__: object) -> pd.DataFrame:
-        """Not served yet: raises `UnsupportedRequestError`."""
-        raise _not_yet("get_indicators", "compute them from get_bars() for now")
-
-    def follow(self, *_: object, **__: object) -> Any:
-        """Not served yet: raises `UnsupportedRequestError`."""
-        raise _not_yet("follow", "call get_bars(..., limit=1) in a loop for now")
-
-    def subscribe(self, *_: object, **__: object) -> None:
-        """Not served yet: raises `UnsupportedRequestError`."""
-        raise _not_yet("subscribe", "get_bars() keeps what it fetches without a subscription")
-
-    def unsubscribe(self, *_: object, **__: object) -> None:
-        """Not served yet: raises `UnsupportedRequestError`."""
-        raise _not_yet("unsubscribe", "there are no subscriptions yet")
-
-    def indicators(self) -> Any:
-        """Not served yet: raises `UnsupportedRequestError`."""
-        raise _not_yet("indicators", "compute them from get_bars() for now")
-
 
 def connect(**settings: Any) -> Client:
     """Return a client of its own, configured by keywords over environment, ``.env`` and file.
@@ -440,7 +297,3 @@ def connect(**settings: Any) -> Client:
     from marketdata.config import Settings
 
     return Client(Settings.load(**settings))
-
-
-def _not_yet(what: str, instead: str) -> MarketDataError:
-    return UnsupportedRequestError(f"{what}() is not part of this release", cure=instead)

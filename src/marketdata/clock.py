@@ -29,6 +29,11 @@ def from_micros(micros: int) -> datetime:
 class Clock(Protocol):
     """Market time."""
 
+    @property
+    def speed(self) -> float:
+        """Seconds of market time in one of real time; 0 where it stands still."""
+        ...
+
     def now_us(self) -> int:
         """Return market time in microseconds since 1970-01-01T00:00Z."""
         ...
@@ -42,6 +47,8 @@ def now(clock: Clock) -> datetime:
 class SystemClock:
     """Market time is the machine's time."""
 
+    speed = 1.0
+
     def now_us(self) -> int:
         return time.time_ns() // 1000
 
@@ -51,6 +58,8 @@ class SystemClock:
 
 class FixedClock:
     """Market time stands still until it is moved; for tests and ``MARKETDATA_CLOCK=<instant>``."""
+
+    speed = 0.0
 
     def __init__(self, moment: datetime) -> None:
         self._micros = to_micros(moment)
@@ -77,6 +86,10 @@ class ReplayClock:
         self._start = to_micros(start)
         self._speed = speed
         self._origin = time.monotonic_ns()
+
+    @property
+    def speed(self) -> float:
+        return self._speed
 
     def now_us(self) -> int:
         elapsed = (time.monotonic_ns() - self._origin) / 1000

@@ -16,9 +16,8 @@ import logging
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cache as remembered
 from typing import Final
 
 from marketdata import planning
@@ -32,22 +31,20 @@ from marketdata.errors import (
     as_other_waiter,
 )
 from marketdata.flights import LocalFlight, LocalFlights, is_private
+from marketdata.keeping import FetchTrace, OnStored, PageKeeper, Tiers
 from marketdata.planning import Fetch
 from marketdata.protocols import (
     BarCache,
-    BarsPage,
     BarsRequest,
     BarStore,
     Broker,
-    Commit,
     FlightLog,
     FlightOutcome,
     FlightTicket,
     SeriesState,
 )
-from marketdata.quality import gate
-from marketdata.spans import Span, intersect
-from marketdata.types import Bars, SeriesKey
+from marketdata.spans import Span, intersect, subtract
+from marketdata.types import SeriesKey
 from marketdata.verdicts import Verdicts
 
 log = logging.getLogger("marketdata.fetching")
@@ -57,23 +54,6 @@ LEASE: Final = 10.0
 this long for a process that was killed."""
 _POLL_FIRST: Final = 0.02
 _POLL_MOST: Final = 0.25
-
-
-@dataclass(slots=True)
-class FetchTrace:
-    """What fetching did for one call."""
-
-    walks: int = 0
-    pages: int = 0
-    bars: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    flagged: int = 0
-    unknown: set[str] = field(default_factory=set)
-    unverified: set[str] = field(default_factory=set)
-    waited: int = 0
-    fetched: set[SeriesKey] = field(default_factory=set)
-    longest: int = 0
-    """Length of the longest span fetched, microseconds."""
 
 
 Progress = Callable[[FetchTrace], None]
@@ -92,19 +72,22 @@ class Fetcher:
         clock: Clock,
         calendar: Callable[[], TradingCalendar],
     ) -> None:
-        self._store = store
+        self._tiers = Tiers(store, cache, broker, verdicts, clock, calendar)
         self._flights = flights
-        self._cache = cache
-        self._broker = broker
-        self._verdicts = verdicts
-        self._clock = clock
-        self._calendar = calendar
         self._local = LocalFlights[SeriesKey]()
 
     def fetch(
-        self, fetch: Fetch, deadline: Deadline, trace: FetchTrace, progress: Progress | None = None
+        self,
+        fetch: Fetch,
+        deadline: Deadline,
+        trace: FetchTrace,
+        progress: Progress | None = None,
+        on_stored: OnStored | None = None,
     ) -> None:
         """Fetch one gap of several series, or wait for whoever is fetching them already.
+
+        `progress` and `on_stored` are called after each page that was committed; what they raise
+        ends the walk there.
 
         On return every series of the fetch was either fetched by us, or somebody else's flight
         for it has ended: the caller looks at coverage again and plans what is left.
@@ -116,7 +99,7 @@ class Fetcher:
         """
         led, others = self._local.board(fetch.keys, fetch.span)
         if led:
-            self._lead(fetch, led, deadline, trace, progress)
+            self._lead(fetch, led, deadline, trace, progress, on_stored)
         self._wait_locally(fetch, others, deadline, trace)
 
     # ------------------------------------------------------------------------------- leading
@@ -128,6 +111,7 @@ class Fetcher:
         deadline: Deadline,
         trace: FetchTrace,
         progress: Progress | None,
+        on_stored: OnStored | None,
     ) -> None:
         """Claim the led series in the store, walk those we got, wait for the others' processes.
 
@@ -141,7 +125,7 @@ class Fetcher:
                 mine = self._still_missing(fetch, ticket.led)
                 if mine:
                     trace.walks += 1
-                    self._walk(fetch, mine, ticket, deadline, trace, progress)
+                    self._walk(fetch, mine, ticket, deadline, trace, progress, on_stored)
             except MarketDataError as error:
                 shared = None if _is_private(error, deadline) else error
                 raise
@@ -167,14 +151,20 @@ class Fetcher:
         """Look again now that the flight is ours: somebody may have landed just before."""
         if not keys:
             return {}
-        calendar = self._calendar()
-        states = self._store.states(keys)
+        states = self._tiers.store.states(keys)
         if fetch.again:
             return {key: states[key] for key in keys}
+        calendar = self._tiers.calendar()
+        hours = planning.stored_hours(fetch.base)
+
+        @remembered
+        def any_trading(holes: tuple[Span, ...]) -> bool:
+            return any(calendar.trading_spans(hole, hours) for hole in holes)
+
         return {
             key: states[key]
             for key in keys
-            if planning.gaps(fetch.span, states[key], calendar, fetch.base)
+            if any_trading(tuple(subtract([fetch.span], states[key].coverage)))
         }
 
     # ------------------------------------------------------------------------------- walking
@@ -187,19 +177,15 @@ class Fetcher:
         deadline: Deadline,
         trace: FetchTrace,
         progress: Progress | None,
+        on_stored: OnStored | None,
     ) -> None:
-        keys = {key.symbol: key for key in states}
-        feed = next(iter(states)).feed
-        observed = self._clock.now_us()
-        edge = planning.frontier(
-            self._calendar(), fetch.base, self._broker.capabilities(feed), observed
-        )
-        keeper = _PageKeeper(self, fetch, keys, states, observed, edge, deadline, trace)
-        request = BarsRequest(tuple(sorted(keys)), fetch.base, fetch.span, feed)
+        keeper = PageKeeper(self._tiers, fetch, states, deadline, trace, on_stored)
+        symbols = tuple(sorted(key.symbol for key in states))
+        request = BarsRequest(symbols, fetch.base, fetch.span, next(iter(states)).feed)
         pages = kept = 0
         try:
-            with _KeptAlive(self._flights, ticket):
-                for page in self._broker.pages(request, deadline):
+            with KeptAlive(self._flights, ticket):
+                for page in self._tiers.broker.pages(request, deadline):
                     kept += keeper.keep(page)
                     pages += 1
                     trace.pages += 1
@@ -247,7 +233,7 @@ class Fetcher:
             pause = min(_POLL_MOST, pause * 1.5)
 
 
-class _KeptAlive:
+class KeptAlive:
     """Renews a flight's lease while its walk lasts: one request may wait for a rate limit longer
     than a lease, and a shorter lease lets others take over sooner from a process that died."""
 
@@ -268,106 +254,6 @@ class _KeptAlive:
                 self._flights.renew(self._ticket, LEASE)
             except MarketDataError as failure:
                 log.warning("flight %s not renewed: %s", self._ticket.id, failure)
-
-
-class _PageKeeper:
-    """Gates and commits the pages of one walk."""
-
-    def __init__(
-        self,
-        fetcher: Fetcher,
-        fetch: Fetch,
-        keys: dict[str, SeriesKey],
-        states: Mapping[SeriesKey, SeriesState],
-        observed: int,
-        edge: int,
-        deadline: Deadline,
-        trace: FetchTrace,
-    ) -> None:
-        self._fetcher = fetcher
-        self._fetch = fetch
-        self._keys = keys
-        self._states = states
-        self._observed = observed
-        self._edge = edge
-        self._deadline = deadline
-        self._trace = trace
-        self._seen: set[str] = set()
-        self._open = set(keys)
-
-    @property
-    def finished(self) -> bool:
-        """Whether everything asked is proven or refused."""
-        return not self._open
-
-    def keep(self, page: BarsPage) -> int:
-        """Commit what the page proves; return the number of bars kept."""
-        for symbol, words in page.refused.items():
-            log.warning("%s refuses symbol %s: %s", self._fetcher._broker.provider, symbol, words)
-            self._trace.unknown.add(symbol)
-            self._open.discard(symbol)
-        self._trace.rejected.update(page.rejected)
-        self._seen.update(s for s, bars in page.bars.items() if len(bars))
-        proven_here = [s for s in sorted(page.proven) if s in self._keys]
-        unknown = self._unknown(proven_here)
-        commits = [
-            self._commit(symbol, page.bars.get(symbol), page.proven[symbol])
-            for symbol in proven_here
-            if symbol not in unknown
-        ]
-        for symbol, proven in page.proven.items():
-            if proven.end >= self._fetch.span.end:
-                self._open.discard(symbol)
-        commits = [c for c in commits if not c.covered.empty or len(c.bars)]
-        if commits:
-            store, cache = self._fetcher._store, self._fetcher._cache
-            store.commit(commits, before_commit=cache.raise_floor)
-        kept = sum(len(c.bars) for c in commits)
-        self._trace.bars += kept
-        return kept
-
-    def _unknown(self, symbols: Sequence[str]) -> set[str]:
-        """Ask about those that have no bars now and never had any; return what does not exist."""
-        doubtful = [
-            s
-            for s in symbols
-            if s not in self._seen and self._states[self._keys[s]].first_bar is None
-        ]
-        found = self._fetcher._verdicts.of(doubtful, self._deadline)
-        unknown = {s for s, known in found.items() if known is False}
-        self._trace.unknown |= unknown
-        self._trace.unverified |= {s for s, known in found.items() if known is None}
-        return unknown
-
-    def _commit(self, symbol: str, bars: Bars | None, proven: Span) -> Commit:
-        calendar = self._fetcher._calendar()
-        base = self._fetch.base
-        report = gate(
-            bars if bars is not None else Bars.empty(),
-            span=self._fetch.span,
-            timeframe=base,
-            calendar=calendar,
-            now_us=self._edge,
-        )
-        if report.rejected:
-            self._trace.rejected.update(report.rejected)
-            log.warning("%s: rejected bars %s", self._keys[symbol], dict(report.rejected))
-        self._trace.flagged += report.flagged
-        settled = planning.settling(calendar, base, self._observed)
-        return Commit(
-            key=self._keys[symbol],
-            bars=report.bars.within(Span(proven.start, min(proven.end, self._edge))),
-            covered=planning.recordable(proven, calendar, base, self._edge, self._settled_now()),
-            observed_us=self._observed,
-            settled_until=settled.settled_until,
-            final_until=settled.final_until,
-            sealed=self._fetch.sealed,
-        )
-
-    def _settled_now(self) -> int:
-        caps = self._fetcher._broker.capabilities(next(iter(self._keys.values())).feed)
-        delay = caps.settle_delay if self._fetch.base.intraday else caps.daily_settle_delay
-        return self._observed - delay
 
 
 # --------------------------------------------------------------------------------------- errors

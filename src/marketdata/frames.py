@@ -54,9 +54,11 @@ def time_index(timestamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
     return index if tz == "UTC" else index.tz_convert(tz)
 
 
-def single_frame(bars: Bars, tz: str | None) -> pd.DataFrame:
+def single_frame(
+    bars: Bars, tz: str | None, columns: pd.Index[str] = _COLUMN_INDEX
+) -> pd.DataFrame:
     """Return one symbol's bars with a DatetimeIndex; takes over the bars' memory where it is
-    their own, else copies it."""
+    their own, else copies it. `columns` names the rows of the values where they are others."""
     values, stamps = bars.values, bars.timestamp
     if values.base is not None or not values.flags.writeable:
         values = np.array(values, order="C")
@@ -64,7 +66,7 @@ def single_frame(bars: Bars, tz: str | None) -> pd.DataFrame:
         index = time_index(stamps if stamps.base is None else stamps.copy(), tz)
     else:
         index = _shared_index(stamps, tz)
-    return pd.DataFrame(values.T, index=index, columns=_COLUMN_INDEX, copy=False)
+    return pd.DataFrame(values.T, index=index, columns=columns, copy=False)
 
 
 _indices: OrderedDict[tuple[int, str | None], tuple[Int64s, pd.DatetimeIndex]] = OrderedDict()
@@ -85,7 +87,9 @@ def _shared_index(stamps: Int64s, tz: str | None) -> pd.DatetimeIndex:
     return index.view()
 
 
-def multi_frame(bars: Mapping[str, Bars], tz: str | None) -> pd.DataFrame:
+def multi_frame(
+    bars: Mapping[str, Bars], tz: str | None, columns: pd.Index[str] = _COLUMN_INDEX
+) -> pd.DataFrame:
     """Return several symbols' bars with a MultiIndex (symbol, timestamp), sorted by both.
 
     The index is built from codes: each distinct timestamp becomes a value once, however many
@@ -94,7 +98,7 @@ def multi_frame(bars: Mapping[str, Bars], tz: str | None) -> pd.DataFrame:
     symbols = sorted(bars)
     lengths = [len(bars[s]) for s in symbols]
     stamps, codes = _factorise([bars[s].timestamp for s in symbols])
-    values = np.empty((len(COLUMNS), sum(lengths)), np.float64)
+    values = np.empty((len(columns), sum(lengths)), np.float64)
     at = 0
     for symbol, length in zip(symbols, lengths, strict=True):
         values[:, at : at + length] = bars[symbol].values
@@ -105,14 +109,18 @@ def multi_frame(bars: Mapping[str, Bars], tz: str | None) -> pd.DataFrame:
         names=["symbol", "timestamp"],
         verify_integrity=False,
     )
-    return pd.DataFrame(values.T, index=index, columns=_COLUMN_INDEX, copy=False)
+    return pd.DataFrame(values.T, index=index, columns=columns, copy=False)
 
 
 def field_matrix(
-    bars: Mapping[str, Bars], order: Sequence[str], field: str, tz: str | None
+    bars: Mapping[str, Bars],
+    order: Sequence[str],
+    field: str,
+    tz: str | None,
+    columns: Sequence[str] = COLUMNS,
 ) -> pd.DataFrame:
     """Return one field as a matrix timestamp x symbol (columns in `order`), NaN where no bar is."""
-    row = COLUMNS.index(field)
+    row = columns.index(field)
     parts = [bars[s].timestamp for s in order]
     if order and _all_equal(parts):
         stamps = parts[0].copy()
@@ -125,8 +133,8 @@ def field_matrix(
             length = len(bars[symbol])
             matrix[column, codes[at : at + length]] = bars[symbol].values[row]
             at += length
-    columns = _names(order)
-    return pd.DataFrame(matrix.T, index=time_index(stamps, tz), columns=columns, copy=False)
+    symbols = _names(order)
+    return pd.DataFrame(matrix.T, index=time_index(stamps, tz), columns=symbols, copy=False)
 
 
 def _names(symbols: Sequence[str]) -> pd.Index[str]:

@@ -29,8 +29,18 @@ def provenance_of(
     delayed: bool,
     forming: bool,
     simulated: bool,
+    indicators: Sequence[str] = (),
+    unstabilised: bool = False,
 ) -> Provenance:
-    """Return the facts about one answer."""
+    """Return the facts about one answer.
+
+    Parameters
+    ----------
+    indicators : sequence of str
+        Names of the indicators computed from the bars, if that is what was asked for.
+    unstabilised : bool
+        Whether some of their values rest on less history than they declare.
+    """
     query, trace = request.query, answer.trace
     found = answer.series.values()
     fetched = [f.fetched_us for f in found if f.fetched_us is not None]
@@ -50,6 +60,11 @@ def provenance_of(
         "simulated": simulated,
         "fingerprint": fingerprint(query, answer, action_version),
     }
+    if indicators:
+        facts["fingerprint"] = f"{facts['fingerprint']}/i{_word_for(indicators)}"
+        facts["indicators"] = shortened(indicators)
+        facts["action_version"] = action_version
+        facts["unstabilised"] = unstabilised
     if fetched:
         facts["fetched_at"] = from_micros(min(fetched)).isoformat()
     if trace.rejected:
@@ -89,6 +104,13 @@ def fingerprint(query: BarsQuery, answer: Answer, action_version: str) -> str:
         f"{query.provider}/{query.feed}/{what}/{query.timeframe}/{query.session}"
         f"/{start}-{window.end // 1_000_000}/n{window.limit or ''}/a{action_version}"
     )
+
+
+def _word_for(names: Sequence[str]) -> str:
+    text = ",".join(names)
+    if len(text) <= 40:
+        return text
+    return f"{len(names)}x{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 def print_provenance(frame: pd.DataFrame) -> None:

@@ -67,12 +67,16 @@ def settling(calendar: TradingCalendar, base: Timeframe, now_us: int) -> Settlin
     """Return up to where bars of `base` observed now are past the broker's corrections."""
     if not base.intraday:
         final = _last_session_end(calendar, "daily", now_us - DAILY_FINAL_DELAY)
-        return Settling(final, final)
+        return Settling(final, _following_start(calendar, "daily", final))
     settled = now_us - CORRECTION_DELAY
-    return Settling(
-        settled - settled % base.step,
-        _last_session_end(calendar, "extended", now_us - FINAL_DELAY),
-    )
+    final = _last_session_end(calendar, "extended", now_us - FINAL_DELAY)
+    return Settling(settled - settled % base.step, _following_start(calendar, "extended", final))
+
+
+def _following_start(calendar: TradingCalendar, hours: Hours, end: int) -> int:
+    """Return where trading begins again after `end`: closed hours are as final as what they
+    follow, so that the final part of a healthy series is one span."""
+    return calendar.extend_over_closed(Span(end - 1, end), hours, calendar.horizon).end
 
 
 def _last_session_end(calendar: TradingCalendar, hours: Hours, moment: int) -> int:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from marketdata.fetching import FetchTrace, Progress
+    from marketdata.fetching import Progress
+    from marketdata.keeping import FetchTrace
 
 _PATIENCE: Final = 2.0
 """Seconds before anything is shown: quick calls stay silent."""

@@ -32,6 +32,20 @@ class CachedBlock:
     """Market time at which the provider last answered for the stored series."""
 
 
+@dataclass(frozen=True, slots=True)
+class BlockGrowth:
+    """What one commit adds to the block of a stored series."""
+
+    previous: int
+    """The revision of the series before the commit: only a block of just this one may grow."""
+    revision: int
+    covered: Span
+    """The span the commit covers; with what the block covers it makes one span."""
+    bars: Bars
+    """New bars and changed ones; the bars of the block that are not among them are as they were."""
+    fetched_us: int | None = None
+
+
 class BarCache(Protocol):
     """Short-lived copies of the newest bars. No method raises for a cache that is down or damaged."""
 
@@ -47,10 +61,22 @@ class BarCache(Protocol):
         """
         ...
 
-    def put(self, blocks: Mapping[SeriesKey, CachedBlock], ttl: Mapping[SeriesKey, float]) -> None:
-        """Store blocks for about `ttl` seconds each, a day at most. A block never replaces one of
+    def put(self, blocks: Mapping[SeriesKey, CachedBlock], ttl: Mapping[SeriesKey, float]) -> int:
+        """Store blocks for about `ttl` seconds each, a day at most; return how many. A block never replaces one of
         a higher revision, nor goes below the floor of its base series; it raises that floor to
         its own revision."""
+        ...
+
+    def grow(
+        self, growths: Mapping[SeriesKey, BlockGrowth], ttl: Mapping[SeriesKey, float]
+    ) -> dict[SeriesKey, int]:
+        """Add to the blocks of stored series what commits have added to these, without writing
+        them anew; they then live for about `ttl` seconds from now.
+
+        Return for each series the bytes that have been added to its block since it was put; 0
+        where nothing was added, because there is no block of just the revision before, or its
+        floor is lost or higher: what is there stays, and a `put` makes it good.
+        """
         ...
 
     def raise_floor(self, revisions: Mapping[SeriesKey, int]) -> None:
@@ -70,7 +96,7 @@ class SeriesState:
     coverage: list[Span] = field(default_factory=list)
     """Normal list: the spans for which the provider has answered completely."""
     revision: int = 0
-    """Grows with every commit that changed bars or coverage; 0 for a series never written."""
+    """Grows by one with every commit that changed bars or coverage; 0 for a series never written."""
     unsettled: list[Span] = field(default_factory=list)
     """Normal list, part of `coverage`: bars that were only observed before the provider's own early
     corrections."""
@@ -367,8 +393,9 @@ class Broker(Protocol):
         """Return the breaker's state, requests sent and the request allowance, as last seen;
         asks nothing. A broker that sends no requests has none of these.
 
-        Keys: ``breaker``, ``requests_sent`` (of this process), ``requests_per_minute``,
-        ``requests_left`` (of this minute, by the broker's own count).
+        Keys: ``breaker``, ``requests_sent`` (of this process), ``requests_per_minute``
+        (what this broker object may send: its reserve is taken off), ``requests_left`` (of this
+        minute, by the broker's own count).
         """
         ...
 

@@ -18,7 +18,7 @@ trade conditions set the open or close but not the high or low (source: Alpaca s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +39,7 @@ from marketdata.types import (
     Bools,
     Floats,
     Int64s,
+    SeriesKey,
     Timeframe,
 )
 
@@ -122,6 +123,56 @@ def gate(
     return GateReport(bars, rejected, _flagged(bars.values), cleared)
 
 
+def gate_all(
+    series: Mapping[str, Bars],
+    *,
+    span: Span,
+    timeframe: Timeframe,
+    calendar: TradingCalendar,
+    now_us: int | None,
+) -> dict[str, GateReport]:
+    """Return what `gate` returns of each series, all looked at together.
+
+    Where nothing is wrong with any of them, which is nearly always so, ten thousand series cost
+    as much as a few large ones.
+    """
+    filled = {name: bars for name, bars in series.items() if len(bars)}
+    flagged = _flagged_of_spotless(list(filled.values()), span, timeframe, calendar, now_us)
+    if flagged is None:
+        return {
+            name: gate(bars, span=span, timeframe=timeframe, calendar=calendar, now_us=now_us)
+            for name, bars in series.items()
+        }
+    counts = dict(zip(filled, flagged, strict=True))
+    return {name: GateReport(bars, {}, counts.get(name, 0)) for name, bars in series.items()}
+
+
+def _flagged_of_spotless(
+    parts: Sequence[Bars],
+    span: Span,
+    timeframe: Timeframe,
+    calendar: TradingCalendar,
+    now_us: int | None,
+) -> list[int] | None:
+    """Return how many bars of each series are flagged; None where a gate has more to do."""
+    if not parts:
+        return []
+    bars = Bars.concat(parts)
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    checks = _timely(bars.timestamp, timeframe, calendar, span)
+    if now_us is not None:
+        checks["forming"] = _over(bars.timestamp, timeframe, calendar, now_us)
+    rising = np.append(True, bars.timestamp[1:] > bars.timestamp[:-1])
+    rising[starts] = True
+    checks["ascending"] = rising
+    if not all(passed.all() for passed in checks.values()):
+        return None
+    if _plausible(bars.values, None, {}) is not None or _cleared(bars)[1]:
+        return None
+    counts: list[int] = np.add.reduceat(_outside(bars.values), starts, dtype=np.int64).tolist()
+    return counts
+
+
 def _timely(
     timestamps: Int64s, timeframe: Timeframe, calendar: TradingCalendar, span: Span
 ) -> dict[str, Bools]:
@@ -203,6 +254,66 @@ def _cleared(bars: Bars) -> tuple[Bars, int]:
 
 
 def _flagged(values: Floats) -> int:
+    return int(np.count_nonzero(_outside(values)))
+
+
+def _outside(values: Floats) -> Bools:
+    """Return which bars open or close outside [low, high]."""
     low, high = values[LOW], values[HIGH]
     ends = values[[OPEN, CLOSE]]
-    return int(np.count_nonzero(((ends < low) | (ends > high)).any(axis=0)))
+    return np.asarray(((ends < low) | (ends > high)).any(axis=0), np.bool_)
+
+
+# ------------------------------------------------------------------------------------ withdrawn
+
+_FEW: Final = 5
+_SHARE: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What the provider's final answers no longer have."""
+
+    sure: Mapping[SeriesKey, Int64s]
+    """Labels to take out of the store, by series."""
+    suspicious: Sequence[SeriesKey]
+    """Series that lack more than is believed."""
+    kept: int
+    """Bars of these, which stay."""
+
+
+def withdrawn_labels(
+    stored: Mapping[SeriesKey, Bars], given: Mapping[SeriesKey, Int64s], calendar: TradingCalendar
+) -> Withdrawn:
+    """Return which stored bars the provider has withdrawn, going by its final answers.
+
+    A provider withdraws single bars, when the trades in them are cancelled. Where more than five
+    bars and more than 2 % of a session are missing, or of all series together, the answer is not
+    believed: it is rather the answer that is incomplete.
+
+    Parameters
+    ----------
+    stored : mapping
+        What the store has of each series, in spans that the answer covers completely.
+    given : mapping
+        The labels of the answer, ascending.
+    """
+    missing: dict[SeriesKey, Int64s] = {}
+    suspicious: list[SeriesKey] = []
+    kept = held = 0
+    for key, bars in stored.items():
+        held += len(bars)
+        gone = np.setdiff1d(bars.timestamp, given[key], assume_unique=True)
+        if not len(gone):
+            continue
+        sessions, counts = np.unique(calendar.session_index(gone), return_counts=True)
+        of = np.bincount(calendar.session_index(bars.timestamp), minlength=sessions[-1] + 1)
+        if (counts > np.maximum(_FEW, _SHARE * of[sessions])).any():
+            suspicious.append(key)
+            kept += len(gone)
+        else:
+            missing[key] = gone
+    total = sum(len(gone) for gone in missing.values())
+    if total > max(_FEW, _SHARE * held):
+        return Withdrawn({}, [*suspicious, *missing], kept + total)
+    return Withdrawn(missing, suspicious, kept)

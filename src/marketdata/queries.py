@@ -28,10 +28,19 @@ class BarsQuery:
 def select(bars: Bars, query: BarsQuery, calendar: TradingCalendar) -> Bars:
     """Return the bars of the query's session, and of these the last `limit`; may be views."""
     if query.timeframe.intraday and query.session == "regular" and len(bars):
-        runs = calendar.runs(bars.timestamp, "regular")
-        bars = Bars.concat(
-            [Bars(bars.timestamp[a:b], bars.values[:, a:b]) for a, b in runs if a < b]
-        )
+        runs = _joined(calendar.runs(bars.timestamp, "regular"))
+        bars = Bars.concat([Bars(bars.timestamp[a:b], bars.values[:, a:b]) for a, b in runs])
     if query.window.limit is not None:
         bars = bars.last(query.window.limit)
     return bars
+
+
+def _joined(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join runs that touch: a series without extended hours is one, and need not be copied."""
+    joined: list[tuple[int, int]] = []
+    for start, end in runs:
+        if joined and joined[-1][1] == start:
+            joined[-1] = joined[-1][0], end
+        elif start < end:
+            joined.append((start, end))
+    return joined

@@ -23,7 +23,8 @@ from marketdata import caching, planning, resample
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import DataUnavailableError, StoreError
-from marketdata.fetching import Fetcher, FetchTrace, Progress
+from marketdata.fetching import Fetcher, Progress
+from marketdata.keeping import FetchTrace
 from marketdata.planning import Segment, Segments
 from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, SeriesState
 from marketdata.queries import BarsQuery, select

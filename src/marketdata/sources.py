@@ -53,12 +53,16 @@ class Surroundings:
     calendar: Callable[[], TradingCalendar]
     budget: RateBudget | None = None
     """Shared by all processes on the same store; None counts nothing."""
+    reserve: float = 0.0
+    """Share of the request budget that is left to others, for background work."""
     on_delay: Callable[[str], None] | None = None
     """Takes the sentence that says recent data is refused."""
     on_notice: Callable[[str], None] | None = None
     """Takes any other sentence worth telling the user once."""
     closing: ExitStack = field(default_factory=ExitStack)
     """Closes what was started for the broker, after the broker."""
+    started: dict[str, str] = field(default_factory=dict)
+    """Addresses of servers started for an earlier broker of the same surroundings, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +110,13 @@ def _sandbox(given: Surroundings) -> Broker:
     settings = given.settings
     urls: tuple[str | None, str | None] = settings.alpaca_url, settings.alpaca_trading_url
     if settings.alpaca_url is None:
-        from marketdata.sandbox import Sandbox
+        if SANDBOX not in given.started:
+            from marketdata.sandbox import Sandbox
 
-        sandbox = Sandbox(clock=given.clock).start()
-        given.closing.callback(sandbox.stop)
-        urls = sandbox.url, sandbox.url
+            sandbox = Sandbox(clock=given.clock).start()
+            given.closing.callback(sandbox.stop)
+            given.started[SANDBOX] = sandbox.url
+        urls = given.started[SANDBOX], given.started[SANDBOX]
     # Real keys are never sent to a sandbox.
     return _speaks_alpaca(given, _SANDBOX_KEY, _SANDBOX_KEY, urls, 10_000)
 
@@ -130,6 +136,7 @@ def _speaks_alpaca(
         clock=given.clock,
         budget=given.budget,
         rate_limit=limit,
+        reserve=given.reserve,
         on_notice=given.on_delay,
     )
 
@@ -143,6 +150,7 @@ def _yahoo(given: Surroundings) -> Broker:
         base_url=given.settings.yahoo_url,
         provider=given.source.provider,
         budget=given.budget,
+        reserve=given.reserve,
         on_notice=given.on_notice,
     )
 

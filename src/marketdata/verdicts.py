@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from marketdata.clock import Deadline
-from marketdata.errors import MarketDataError
+from marketdata.errors import MarketDataError, UnknownSymbolError
 from marketdata.protocols import Broker
+
+_SHOWN: Final = 8
 
 
 class Verdicts:
@@ -25,6 +27,9 @@ class Verdicts:
     by others for a minute."""
     ONE_BY_ONE: Final = 20
     """Most symbols to ask about singly: for more, one list costs less."""
+    SAMPLED: Final = 3
+    """Symbols that the list lacks to ask about singly: if one of them exists, the list proves
+    nothing of the others."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -44,17 +49,22 @@ class Verdicts:
     def of(self, symbols: Sequence[str], deadline: Deadline) -> Mapping[str, bool | None]:
         """Return for each symbol whether it exists, or None where the broker gave no verdict.
 
-        Up to `ONE_BY_ONE` symbols cost a request each, more of them one list of all symbols;
-        where the broker has no list, again a request each.
+        Up to `ONE_BY_ONE` symbols cost a request each, more of them one list of all symbols, and
+        a request for each of the first `SAMPLED` that it lacks: lists are not always complete.
+        Where the broker has no list, again a request each.
         """
         found: dict[str, bool | None] = dict.fromkeys(self.remembered_unknown(symbols), False)
         rest = [s for s in symbols if s not in found]
         listed = self._list(deadline) if len(rest) > self.ONE_BY_ONE else frozenset()
+        found |= dict.fromkeys(listed.intersection(rest), True)
+        rest = [s for s in rest if s not in found]
+        doubtful = rest[self.SAMPLED :] if listed else []
+        asked = {s: self._ask(s, deadline) for s in rest[: len(rest) - len(doubtful)]}
+        believed = all(known is False for known in asked.values())
+        found |= asked | dict.fromkeys(doubtful, False if believed else None)
         for symbol in rest:
-            known = symbol in listed if listed else self._ask(symbol, deadline)
-            if known is False:
+            if found[symbol] is False:
                 self._unknown[symbol] = time.monotonic() + self.MEMORY
-            found[symbol] = known
         return found
 
     def _ask(self, symbol: str, deadline: Deadline) -> bool | None:
@@ -75,6 +85,27 @@ class Verdicts:
         """Return up to three symbols spelt like `symbol`, from the store and the broker's list."""
         names = sorted({*known, *self._list(deadline)} - {symbol})
         return difflib.get_close_matches(symbol, names, n=3, cutoff=0.6)
+
+    def unknown(
+        self,
+        provider: str,
+        names: Sequence[str],
+        stored: Sequence[str],
+        deadline: Deadline,
+        cure: str | None = None,
+    ) -> UnknownSymbolError:
+        """Return the error for symbols that do not exist, with those spelt like them; `stored` are
+        the symbols the store has."""
+        hints = []
+        for name in names[:_SHOWN]:
+            nearest = self.nearest(name, stored, deadline)
+            hints.append(f"{name} (did you mean {' or '.join(nearest)}?)" if nearest else name)
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return UnknownSymbolError(
+            f"{provider} does not know {', '.join(hints)}{more}",
+            cure=cure,
+            symbols=list(names),
+        )
 
     def _list(self, deadline: Deadline) -> frozenset[str]:
         """Return the broker's list of symbols; empty where it has none, or gives none now."""

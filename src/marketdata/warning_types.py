@@ -27,3 +27,8 @@ class ProviderWarning(MarketDataWarning):
 
 class DelayedDataWarning(MarketDataWarning):
     """The broker refuses this key the newest data: bars arrive late; said once a feed and client."""
+
+
+class ShortHistoryWarning(MarketDataWarning):
+    """Indicators rest on less history than they need: the provider gives, or the store holds, no
+    more."""

@@ -8,11 +8,16 @@ import threading
 import warnings
 import weakref
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from marketdata import planning
 from marketdata.adjusting import Adjuster
 from marketdata.cache import RedisCache
+from marketdata.cache.indicators import IndicatorCache, announce_actions
+from marketdata.cache.notices import NoticeListener, Notices
+from marketdata.cache.subscriptions import SubscriptionMirror
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, parse_clock
 from marketdata.config import Settings
@@ -21,23 +26,40 @@ from marketdata.fetching import Fetcher
 from marketdata.latest import LatestReader
 from marketdata.queries import BarsQuery
 from marketdata.reader import Reader
+from marketdata.renewing import LeaseKeeper
 from marketdata.sources import Source, Surroundings, check_keys, choose_source, make_broker
 from marketdata.spans import Span
 from marketdata.splits import Splits
-from marketdata.statistics import Statistics
+from marketdata.statistics import Flusher, Statistics
 from marketdata.store import PostgresStore
+from marketdata.store.backfill import PostgresBackfillLog
+from marketdata.store.counters import PostgresCounters
+from marketdata.store.figures import PostgresFigures
+from marketdata.store.indicators import PostgresIndicators
+from marketdata.store.job_runs import PostgresJobRuns
+from marketdata.store.leases import PostgresLeases
+from marketdata.store.retention import Retention
+from marketdata.store.sealing import Sealer
+from marketdata.store.subscriptions import PostgresSubscriptions
+from marketdata.subscriptions import SubscriptionManager
 from marketdata.types import MINUTE
 from marketdata.verdicts import Verdicts
 from marketdata.warning_types import LIBRARY, DelayedDataWarning, ProviderWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from marketdata.clock import Deadline
     from marketdata.embedded import Lease
-    from marketdata.protocols import BeforeCommit, Broker, Commit
-    from marketdata.types import SeriesKey
+    from marketdata.errors import UnknownSymbolError
+    from marketdata.kept_indicators import KeptIndicators
+    from marketdata.protocols import ActionKind, BeforeCommit, Broker, Commit
+    from marketdata.types import SeriesKey, Split
 
 log = logging.getLogger("marketdata")
+
+RESERVE: Final = 0.25
+"""Share of the request budget that background work leaves to live reads."""
 
 
 class Runtime:
@@ -54,34 +76,46 @@ class Runtime:
         check_keys(settings)
         self.clock: Clock = parse_clock(settings.clock) if clock is None else clock
         self._lease: Lease | None = None
+        self._background: Broker | None = None
         self._closing = ExitStack()
         database_url, redis_url = self._servers()
+        self._database_url = database_url
         self.store = PostgresStore(database_url, schema=settings.database_schema)
         try:
             self._prepare_schema()
             self.cache = RedisCache(redis_url, lambda: self.store.epoch)
             self.source = choose_source(settings, self.store.recorded())
-            self.broker: Broker = make_broker(
-                Surroundings(
-                    settings,
-                    self.source,
-                    self.clock,
-                    self.calendar,
-                    budget=self.store,
-                    on_delay=_warn_of_delay,
-                    on_notice=_say,
-                    closing=self._closing,
-                )
+            self._surroundings = Surroundings(
+                settings,
+                self.source,
+                self.clock,
+                self.calendar,
+                budget=self.store,
+                on_delay=_warn_of_delay,
+                on_notice=_say,
+                closing=self._closing,
             )
+            self.broker: Broker = make_broker(self._surroundings)
         except BaseException:
             self.close()
             raise
+        self.mirror = SubscriptionMirror(redis_url, lambda: self.store.epoch)
+        self.subscriptions = SubscriptionManager(
+            PostgresSubscriptions(self.store.database), self.mirror
+        )
+        self.leases = LeaseKeeper(self.subscriptions)
+        self.notices = Notices(redis_url, lambda: self.store.epoch)
+        self.listener = NoticeListener(redis_url, lambda: self.store.epoch)
         self.verdicts = Verdicts(self.broker)
-        self.splits = Splits(self.store, self.broker, self.clock, self.calendar)
+        self.actions = _Announcing(self.store, self.cache)
+        self.splits = Splits(self.actions, self.broker, self.clock, self.calendar)
         self.latest = LatestReader(self.broker, self.clock)
         self.statistics = Statistics()
-        fetcher = Fetcher(
-            _Adopting(self.store, self.source),
+        self._flusher = Flusher(self.stats, PostgresCounters(self.store.database).add)
+        self.statistics.on_first(self._flusher.start)
+        self.adopting = _Adopting(self.store, self.source)
+        self.fetcher = Fetcher(
+            self.adopting,
             self.store,
             self.cache,
             self.broker,
@@ -90,7 +124,13 @@ class Runtime:
             self.calendar,
         )
         self.reader = Reader(
-            self.store, self.cache, self.broker, fetcher, self.verdicts, self.clock, self.calendar
+            self.store,
+            self.cache,
+            self.broker,
+            self.fetcher,
+            self.verdicts,
+            self.clock,
+            self.calendar,
         )
         self.adjuster = Adjuster(self.splits, self.reader, self.calendar)
 
@@ -121,13 +161,58 @@ class Runtime:
 
     def close(self) -> None:
         """Close connections, stop an in-process sandbox, leave the embedded servers. Idempotent."""
-        for name in ("broker", "cache", "store", "_closing"):
+        for name in (
+            "_flusher",
+            "leases",
+            "listener",
+            "broker",
+            "cache",
+            "mirror",
+            "notices",
+            "store",
+            "_closing",
+        ):
             part = getattr(self, name, None)  # making this stack may have failed half-way
             if part is not None:
                 part.close()
         if self._lease is not None:
             self._lease.release()
             self._lease = None
+
+    @property
+    def background_broker(self) -> Broker:
+        """The broker for work nobody waits for: it leaves a quarter of the request budget (20 a
+        minute at least) to live reads, and fails without them. Made on first use."""
+        if self._background is None:
+            quiet = replace(self._surroundings, reserve=RESERVE, on_delay=_say)
+            self._background = make_broker(quiet)
+        return self._background
+
+    @cached_property
+    def backfill_log(self) -> PostgresBackfillLog:
+        """What a backfill could not fetch, and when it tries again."""
+        return PostgresBackfillLog(self.store.database)
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        """Moves settled bars between rows and chunks."""
+        return Sealer(self.store.database)
+
+    @cached_property
+    def retention(self) -> Retention:
+        """Drops what is too old, or damaged."""
+        return Retention(self.store.database)
+
+    def indicator_tiers(self, columns: Sequence[str]) -> tuple[PostgresIndicators, IndicatorCache]:
+        """Return where values of these names are stored, and where the newest are cached."""
+        return PostgresIndicators(self.store.database, columns), IndicatorCache(self.cache, columns)
+
+    @cached_property
+    def kept_indicators(self) -> KeptIndicators:
+        """What serves and leaves the kept indicators' newest values. TA-Lib is loaded here."""
+        from marketdata.kept_indicators import KEPT_COLUMNS, KeptIndicators
+
+        return KeptIndicators(self, IndicatorCache(self.cache, KEPT_COLUMNS))
 
     # --------------------------------------------------------------------------------- facts
 
@@ -184,6 +269,28 @@ class Runtime:
     def known_symbols(self) -> list[str]:
         return self.store.known_symbols()
 
+    @cached_property
+    def job_leases(self) -> PostgresLeases:
+        """Who acts, on connections of its own. Whoever uses it closes it."""
+        return PostgresLeases(self._database_url, schema=self.settings.database_schema)
+
+    @cached_property
+    def job_runs(self) -> PostgresJobRuns:
+        """What each job did and when."""
+        return PostgresJobRuns(self.store.database)
+
+    @cached_property
+    def figures(self) -> PostgresFigures:
+        """Figures of the whole store, on a connection of its own with short timeouts. Whoever uses
+        it closes it."""
+        return PostgresFigures.connect(self._database_url, self.settings.database_schema)
+
+    def unknown(
+        self, names: Sequence[str], deadline: Deadline, cure: str | None = None
+    ) -> UnknownSymbolError:
+        """Return the error for symbols that the broker says do not exist."""
+        return self.verdicts.unknown(self.provider, names, self.known_symbols(), deadline, cure)
+
     def stats(self) -> dict[str, int]:
         """Return the counters of `Client.stats`."""
         sent = self.broker.health().get("requests_sent")
@@ -233,6 +340,29 @@ class _Adopting:
                     skip_file_prefixes=LIBRARY,
                 )
         return self._store.commit(commits, before_commit)
+
+
+class _Announcing:
+    """The action store as everybody sees it: what was computed with fewer actions is forgotten
+    before new ones are recorded."""
+
+    def __init__(self, store: PostgresStore, cache: RedisCache) -> None:
+        self._store = store
+        self._cache = cache
+        self.splits = store.splits
+        self.checked = store.checked
+
+    def record(
+        self,
+        provider: str,
+        splits: Mapping[str, Sequence[Split]],
+        asked: Span,
+        observed_us: int,
+        kind: ActionKind = "split",
+    ) -> None:
+        if kind == "split" and splits:
+            announce_actions(self._cache, provider, list(splits), observed_us)
+        self._store.record(provider, splits, asked, observed_us, kind)
 
 
 def _say(notice: str) -> None:

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from marketdata.cache import RedisCache
-from marketdata.protocols import BarCache
+from marketdata.protocols import BarCache, BlockGrowth
 from marketdata.types import SeriesKey, Timeframe
-from tests.block_examples import AAPL, EPOCH, MSFT, assert_same_block, some_block
+from tests.block_examples import (
+    AAPL,
+    EPOCH,
+    MSFT,
+    assert_same_block,
+    grown,
+    some_block,
+    some_growth,
+)
 
 MakeCache = Callable[[int], BarCache]
 FIVE = AAPL.with_timeframe(Timeframe.MIN_5)
@@ -197,3 +205,147 @@ def test_naming_the_own_timeframe_as_base_is_naming_none(cache: BarCache):
 def test_a_ttl_of_nothing_stores_nothing(cache: BarCache, ttl: float):
     cache.put({AAPL: some_block()}, {AAPL: ttl})
     assert cache.get([AAPL]) == {}
+
+
+# ------------------------------------------------------------------------------------- growing
+
+
+def grow(cache: BarCache, growth: BlockGrowth, key: SeriesKey = AAPL) -> int:
+    """Raise the floor as the writer does before its commit, then grow; return the bytes added."""
+    cache.raise_floor({key: growth.revision})
+    return cache.grow({key: growth}, {key: 60.0})[key]
+
+
+def test_a_block_grows_commit_by_commit(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    growths = []
+    now = block
+    sizes = []
+    for n in range(70):
+        growths.append(some_growth(now, count=n % 3, seed=n))
+        sizes.append(grow(cache, growths[-1]))
+        now = cache.get([AAPL])[AAPL]
+        assert_same_block(now, grown(block, *growths))
+    assert sizes == sorted(sizes)
+    assert 0 < sizes[0] < sizes[-1] < 20_000
+    with pytest.raises(ValueError, match="read-only"):
+        now.bars.values[0, 0] = 1.0
+
+
+def test_a_changed_bar_replaces_the_one_before(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    first = some_growth(block, count=4, seed=3, back=2)
+    grow(cache, first)
+    second = some_growth(grown(block, first), count=4, seed=4, back=3)
+    grow(cache, second)
+    assert_same_block(cache.get([AAPL])[AAPL], grown(block, first, second))
+
+
+def test_a_block_without_bars_grows_too(cache: BarCache):
+    quiet = some_block(0, revision=5)
+    cache.put({AAPL: quiet}, {AAPL: 60.0})
+    still = some_growth(quiet, count=0)
+    grow(cache, still)
+    assert_same_block(cache.get([AAPL])[AAPL], grown(quiet, still))
+    busy = some_growth(grown(quiet, still), count=2)
+    grow(cache, busy)
+    assert_same_block(cache.get([AAPL])[AAPL], grown(quiet, still, busy))
+
+
+def test_nothing_grows_where_there_is_no_block(cache: BarCache):
+    growth = some_growth(some_block(revision=5))
+    assert grow(cache, growth) == 0
+    assert cache.get([AAPL]) == {}
+
+
+def test_only_the_revision_before_grows(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    assert grow(cache, some_growth(block, previous=6)) == 0
+    assert held(cache) is None
+    cache.put({AAPL: some_block(revision=7)}, {AAPL: 60.0})
+    assert grow(cache, some_growth(block, previous=5)) == 0
+    assert held(cache) == 7, "what is there stays"
+
+
+def test_the_same_growth_twice_counts_once(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    growth = some_growth(block, count=2)
+    assert grow(cache, growth) > 0
+    assert grow(cache, growth) == 0
+    assert_same_block(cache.get([AAPL])[AAPL], grown(block, growth))
+
+
+def test_a_grown_block_below_the_floor_is_a_miss(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    grow(cache, some_growth(block))
+    cache.raise_floor({AAPL: 8})
+    assert held(cache) is None
+    late = some_growth(block, previous=6)
+    assert cache.grow({AAPL: late}, {AAPL: 60.0})[AAPL] == 0
+
+
+def test_a_growth_below_the_floor_is_refused(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    cache.raise_floor({AAPL: 9})
+    assert cache.grow({AAPL: some_growth(block)}, {AAPL: 60.0})[AAPL] == 0
+
+
+def test_a_put_replaces_block_and_growths(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    growth = some_growth(block, count=2)
+    grow(cache, growth)
+    whole = grown(block, growth)
+    cache.put({AAPL: whole}, {AAPL: 60.0})
+    assert_same_block(cache.get([AAPL])[AAPL], whole)
+    more = some_growth(whole)
+    assert grow(cache, more) < 200, "the bytes count from the put on"
+    assert_same_block(cache.get([AAPL])[AAPL], grown(whole, more))
+
+
+def test_a_put_below_what_a_block_has_grown_to_is_refused(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    first = some_growth(block)
+    second = some_growth(grown(block, first))
+    grow(cache, first)
+    grow(cache, second)
+    cache.put({AAPL: some_block(revision=6, seed=8)}, {AAPL: 60.0})
+    assert_same_block(cache.get([AAPL])[AAPL], grown(block, first, second))
+
+
+def test_a_growth_that_leaves_a_hole_is_never_served(cache: BarCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    grow(cache, some_growth(block, count=1, back=-2))
+    assert held(cache) is None
+
+
+def test_each_of_many_grows_on_its_own(cache: BarCache):
+    keys = [SeriesKey("alpaca", "sip", f"A{n}", Timeframe.MIN_1) for n in range(1200)]
+    block = some_block(2, revision=5)
+    cache.put(dict.fromkeys(keys[::2], block), dict.fromkeys(keys, 60.0))
+    growths = dict.fromkeys(keys, some_growth(block))
+    cache.raise_floor(dict.fromkeys(keys, 6))
+    sizes = cache.grow(growths, dict.fromkeys(keys, 60.0))
+    assert list(sizes) == keys
+    assert [bool(sizes[key]) for key in keys] == [True, False] * 600
+    assert list(cache.get(keys)) == keys[::2]
+
+
+def test_growths_of_another_series_or_store_do_not_mix(cache: BarCache, make_cache: MakeCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block, MSFT: block}, {AAPL: 60.0, MSFT: 60.0})
+    other = make_cache(EPOCH + 1)
+    other.put({AAPL: block}, {AAPL: 60.0})
+    assert grow(other, some_growth(block)) > 0
+    assert grow(cache, some_growth(block), MSFT) > 0
+    assert held(cache) == 5
+    assert held(cache, MSFT) == 6
+    assert held(other) == 6

@@ -324,6 +324,217 @@ def test_a_stored_bar_that_a_new_answer_lacks_stays(store: BarStore):
     assert_same_bars(found, some_bars(minutes(0, 5)))
 
 
+def test_final_is_what_is_covered_and_was_observed_late_enough(store: BarStore):
+    store.commit([commit_of(minutes(0, 10), settled_until=OBSERVED, final_until=at(4))])
+    assert store.states([AAPL])[AAPL].final == [minutes(0, 4)]
+    store.commit([commit_of(minutes(2, 10), settled_until=OBSERVED, final_until=OBSERVED)])
+    store.commit([commit_of(minutes(20, 5), settled_until=OBSERVED)])
+    state = store.states([AAPL])[AAPL]
+    assert state.final == [minutes(0, 12)]
+    assert state.coverage == [minutes(0, 12), minutes(20, 5)]
+    assert state.sealed == []
+
+
+def test_a_final_span_is_held_against_earlier_stages_bar_by_bar(store: PostgresStore):
+    span = minutes(0, 6)
+    store.commit([commit_of(span, seed=1)])
+    # seen again, equal: nothing is written, and yet the span holds
+    again = commit_of(span, seed=1, settled_until=OBSERVED, final_until=at(3))
+    revisions = store.commit([replace(again, observed_us=OBSERVED + DAY)])
+    assert revisions == {AAPL: 1}
+    store.commit([commit_of(span, seed=2, observed_us=OBSERVED + 2 * DAY, settled_until=OBSERVED)])
+    found = stored(store, span)
+    assert_same_bars(found.within(minutes(0, 3)), some_bars(span, 1).within(minutes(0, 3)))
+    assert_same_bars(found.within(minutes(3, 3)), some_bars(span, 2).within(minutes(3, 3)))
+
+
+def test_an_earlier_stage_may_add_a_bar_that_the_final_answer_lacked(store: PostgresStore):
+    span = minutes(0, 3)
+    lacking = some_bars(span).take(np.array([0, 2]))
+    store.commit([Commit(AAPL, lacking, span, OBSERVED, OBSERVED, OBSERVED)])
+    store.commit([commit_of(span, seed=5)])
+    assert stored(store, span).timestamp.tolist() == some_bars(span).timestamp.tolist()
+    assert_same_bars(stored(store, minutes(1, 1)), some_bars(span, 5).within(minutes(1, 1)))
+
+
+def test_bars_without_a_statement_of_coverage_cover_nothing(store: PostgresStore):
+    bars = some_bars(minutes(0, 5))
+    commit = Commit(AAPL, bars, Span(0, 0), OBSERVED, OBSERVED, OBSERVED)
+    assert store.commit([commit]) == {AAPL: 1}
+    state = store.states([AAPL])[AAPL]
+    assert (state.coverage, state.unsettled, state.final) == ([], [], [])
+    assert (state.first_bar, state.last_bar) == (at(0), at(4))
+    assert_same_bars(stored(store, minutes(0, 5)), bars)
+    # no span holds these bars: their own stage does
+    store.commit([commit_of(minutes(0, 5), seed=1, observed_us=OBSERVED + DAY)])
+    assert_same_bars(stored(store, minutes(0, 5)), bars)
+
+
+# ------------------------------------------------------------------------------ withdrawn bars
+
+
+def withdrawal(labels: list[int], observed_us: int, **stages: int | None) -> Commit:
+    commit = Commit(AAPL, Bars.empty(), minutes(0, 10), observed_us, **stages)  # type: ignore[arg-type]
+    return replace(commit, withdrawn=np.array([at(label) for label in labels], np.int64))
+
+
+@pytest.mark.parametrize(("gone", "ends"), [([4], (0, 9)), ([0, 1], (2, 9)), ([9], (0, 8))])
+def test_withdrawn_bars_are_no_longer_read_or_counted(store: PostgresStore, gone, ends):
+    span = minutes(0, 10)
+    store.commit([commit_of(span)])
+    assert store.commit([withdrawal(gone, OBSERVED + MINUTE)]) == {AAPL: 2}
+    kept = ~np.isin(np.arange(10), gone)
+    assert_same_bars(stored(store, span), some_bars(span).take(kept))
+    state = store.states([AAPL])[AAPL]
+    assert (state.first_bar, state.last_bar) == (at(ends[0]), at(ends[1]))
+    assert state.coverage == [span]
+    assert store.metadata(["AAPL"])[0].total_bars_stored == kept.sum()
+    assert store.commit([withdrawal(gone, OBSERVED + MINUTE)]) == {AAPL: 2}, "a replay"
+
+
+def test_the_last_bar_withdrawn_leaves_a_covered_series_without_bars(store: PostgresStore):
+    store.commit([commit_of(minutes(0, 2))])
+    store.commit([withdrawal([0, 1], OBSERVED + MINUTE)])
+    state = store.states([AAPL])[AAPL]
+    assert (state.first_bar, state.last_bar, state.coverage) == (None, None, [minutes(0, 10)])
+    assert len(stored(store, minutes(0, 10))) == 0
+    assert store.metadata(["AAPL"])[0].total_bars_stored == 0
+
+
+def test_only_a_later_observation_brings_a_withdrawn_bar_back(store: PostgresStore):
+    span = minutes(0, 10)
+    store.commit([commit_of(span)])
+    store.commit([withdrawal([3], OBSERVED + DAY, settled_until=OBSERVED)])
+    for late, settled in ((MINUTE, OBSERVED), (2 * DAY, None)):
+        store.commit([commit_of(span, seed=1, observed_us=OBSERVED + late, settled_until=settled)])
+        assert at(3) not in stored(store, span).timestamp
+    back = commit_of(span, seed=2, observed_us=OBSERVED + 2 * DAY, settled_until=OBSERVED)
+    store.commit([back])
+    assert_same_bars(stored(store, span), back.bars)
+    assert store.metadata(["AAPL"])[0].total_bars_stored == 10
+
+
+def test_a_withdrawal_known_before_the_bar_keeps_it_out(store: PostgresStore):
+    store.commit([withdrawal([3], OBSERVED + MINUTE)])
+    store.commit([commit_of(minutes(0, 10))])
+    assert at(3) not in stored(store, minutes(0, 10)).timestamp
+    assert store.metadata(["AAPL"])[0].total_bars_stored == 9
+
+
+def test_a_bar_given_beside_its_own_withdrawal_stays(store: PostgresStore):
+    both = replace(commit_of(minutes(0, 3)), withdrawn=np.array([at(1)], np.int64))
+    store.commit([both])
+    assert_same_bars(stored(store, minutes(0, 3)), both.bars)
+
+
+# -------------------------------------------------------------------------------- sealed bars
+
+SESSION = minutes(-330, 960)
+"""Extended hours of 2024-01-02 in New York."""
+
+
+def sealed_commit(span: Span, seed: int = 0, key: SeriesKey = AAPL, late: int = 0) -> Commit:
+    """Bars of every minute of `span`, final, that may be sealed."""
+    when = year(2025) + late
+    commit = commit_of(span, key, seed=seed, observed_us=when, settled_until=when, final_until=when)
+    return replace(commit, sealed=True)
+
+
+def test_whole_final_sessions_are_sealed_at_once_and_read_like_any_others(store: PostgresStore):
+    two = Span(SESSION.start, SESSION.end + DAY)
+    commit = sealed_commit(two)
+    assert store.commit([commit, sealed_commit(two, 1, MSFT)]) == {AAPL: 1, MSFT: 1}
+    midnight = SESSION.start - 240 * MINUTE
+    state, bars = store.read([ReadRequest(AAPL, two)])[AAPL]
+    assert state.sealed == [Span(midnight, midnight + 2 * DAY)]
+    assert (state.coverage, state.final) == ([two], [two])
+    assert (state.first_bar, state.last_bar) == (two.start, two.end - MINUTE)
+    assert_same_bars(bars, commit.bars)
+    assert bars.values.flags.c_contiguous
+    bars.values[0, 0] = bars.timestamp[0] = 1
+    for start, count in ((0, 1), (-330, 5), (629, 2), (600, 400), (1000, 2000)):
+        wanted = minutes(start, count)
+        assert_same_bars(stored(store, wanted), commit.bars.within(wanted))
+    assert store.commit([commit]) == {AAPL: 1}, "a replay"
+    assert store.holdings(["AAPL"])[0].sealed_count == len(commit.bars)
+
+
+def test_a_session_that_comes_in_parts_is_sealed_when_it_is_whole(store: PostgresStore):
+    whole = sealed_commit(SESSION)
+    parts = [Span(SESSION.start, at(0)), Span(at(0), at(200)), Span(at(200), SESSION.end)]
+    for part in parts:
+        assert store.states([AAPL])[AAPL].sealed == []
+        store.commit([replace(whole, bars=whole.bars.within(part), covered=part)])
+        assert_same_bars(stored(store, SESSION), whole.bars.within(Span(SESSION.start, part.end)))
+    assert len(store.states([AAPL])[AAPL].sealed) == 1
+    assert store.holdings(["AAPL"])[0].row_count == 0
+
+
+def test_what_is_stored_already_is_sealed_with_it_by_revision(store: PostgresStore):
+    newer, older = minutes(0, 10), minutes(20, 10)
+    later = year(2026)
+    final = commit_of(newer, seed=7, observed_us=later, settled_until=later, final_until=later)
+    store.commit([final, commit_of(older, seed=8)])
+    store.commit([sealed_commit(SESSION)])
+    expected = sealed_commit(SESSION).bars
+    first = int(np.searchsorted(expected.timestamp, newer.start))
+    expected.values[:, first : first + 10] = final.bars.values
+    assert_same_bars(stored(store, SESSION), expected)
+    assert store.holdings(["AAPL"])[0].row_count == 0
+
+
+def test_sealed_bars_are_corrected_and_withdrawn_by_later_final_observations(store: PostgresStore):
+    store.commit([sealed_commit(SESSION)])
+    expected = sealed_commit(SESSION).bars
+    late = year(2025) + DAY
+    early = commit_of(minutes(0, 5), seed=3, observed_us=late, settled_until=late)
+    assert store.commit([early]) == {AAPL: 1}, "not final"
+    older = sealed_commit(minutes(0, 5), seed=3, late=-DAY)
+    assert store.commit([older]) == {AAPL: 1}, "observed before"
+    assert_same_bars(stored(store, SESSION), expected)
+    change = replace(
+        sealed_commit(minutes(0, 5), seed=3, late=DAY),
+        withdrawn=np.array([at(7), at(-330)], np.int64),
+    )
+    assert store.commit([change]) == {AAPL: 2}
+    first = int(np.searchsorted(expected.timestamp, at(0)))
+    expected.values[:, first : first + 5] = change.bars.values
+    expected = expected.take(~np.isin(expected.timestamp, [at(7), at(-330)]))
+    assert_same_bars(stored(store, SESSION), expected)
+    assert store.states([AAPL])[AAPL].first_bar == at(-329)
+    holding = store.holdings(["AAPL"])[0]
+    assert (holding.sealed_count, holding.corrections_pending) == (len(expected), 7)
+    # and back again
+    store.commit([sealed_commit(SESSION, late=2 * DAY)])
+    assert_same_bars(stored(store, SESSION), sealed_commit(SESSION).bars)
+
+
+def test_daily_bars_and_bars_that_are_not_final_are_not_sealed(store: BarStore):
+    daily = AAPL.with_timeframe(Timeframe.DAY_1)
+    early = replace(commit_of(SESSION, MSFT, settled_until=OBSERVED), sealed=True)
+    store.commit([sealed_commit(SESSION, 0, daily), early])
+    for key in (daily, MSFT):
+        state, bars = store.read([ReadRequest(key, SESSION)])[key]
+        assert state.sealed == []
+        assert len(bars) == 960
+
+
+def test_rows_and_sealed_bars_of_many_series_in_one_read(store: BarStore):
+    keys = [AAPL._replace(symbol=f"S{n}") for n in range(40)]
+    span = Span(SESSION.start, SESSION.end + 10 * MINUTE)
+    rest = Span(SESSION.end, span.end)
+    store.commit(
+        [
+            *(sealed_commit(SESSION, n, key) for n, key in enumerate(keys) if n % 3),
+            *(commit_of(rest, key, seed=n) for n, key in enumerate(keys) if n % 2),
+        ]
+    )
+    found = store.read([ReadRequest(key, span) for key in keys])
+    for n, key in enumerate(keys):
+        parts = [some_bars(SESSION, n)] * bool(n % 3) + [some_bars(rest, n)] * (n % 2)
+        assert_same_bars(found[key][1], Bars.concat(parts))
+
+
 def test_series_never_mix(store: BarStore):
     span = minutes(0, 5)
     keys = [

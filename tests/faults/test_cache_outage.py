@@ -14,7 +14,15 @@ import pytest
 
 from marketdata.cache import Breaker, RedisCache
 from marketdata.types import SeriesKey, Timeframe
-from tests.block_examples import AAPL, EPOCH, MSFT, assert_same_block, some_block
+from tests.block_examples import (
+    AAPL,
+    EPOCH,
+    MSFT,
+    assert_same_block,
+    grown,
+    some_block,
+    some_growth,
+)
 from tests.redis_process import RedisProcess
 
 TIMEOUT = 0.2
@@ -220,6 +228,84 @@ def test_fault_19_paused_between_store_read_and_put(server: RedisProcess, cache:
     cache.put({AAPL: some_block(revision=5)}, {AAPL: 600.0})
     assert_same_block(cache.get([AAPL])[AAPL], new)
     writer.close()
+
+
+# ------------------------------------------------------------------------------------ growing
+
+
+def test_a_growth_that_timed_out_and_arrives_late_is_right_or_refused(
+    server: RedisProcess, cache: RedisCache
+):
+    block = some_block(revision=5)
+    cache.put({AAPL: block, MSFT: block}, {AAPL: 600.0, MSFT: 600.0})
+    cache.raise_floor({AAPL: 6, MSFT: 6})
+    growth = some_growth(block)
+    server.freeze()
+    try:
+        # The bytes are in the socket; Redis will run them once it is thawed.
+        sizes = cache.grow({AAPL: growth, MSFT: growth}, {AAPL: 600.0, MSFT: 600.0})
+        assert sizes == {AAPL: 0, MSFT: 0}
+        cache.raise_floor({MSFT: 7})
+    finally:
+        server.thaw()
+    wait_until(lambda: cache.get([MSFT]) == {} and cache._link.breaker.is_closed())
+    found = cache.get([AAPL, MSFT])
+    assert list(found) == [AAPL]
+    assert_same_block(found[AAPL], grown(block, growth))
+    # Whoever believes that it failed puts the whole block, which is as right.
+    cache.put({AAPL: grown(block, growth)}, {AAPL: 600.0})
+    assert_same_block(cache.get([AAPL])[AAPL], grown(block, growth))
+
+
+def test_while_redis_is_away_growing_costs_nothing(server: RedisProcess, cache: RedisCache):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 600.0})
+    server.freeze()
+    try:
+        cache.raise_floor({AAPL: 6})
+        assert timed(lambda: cache.grow({AAPL: some_growth(block)}, {AAPL: 60.0})) < 0.05
+    finally:
+        server.thaw()
+    wait_until(lambda: cache.get([MSFT]) == {} and cache._link.breaker.is_closed())
+    assert not serves(cache), "the floor that was owed has been raised"
+
+
+def test_a_full_redis_does_not_grow_and_serves_nothing_stale(
+    server: RedisProcess, cache: RedisCache
+):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 600.0})
+    _fill(server, "noeviction")
+    cache.raise_floor({AAPL: 6})
+    assert cache.grow({AAPL: some_growth(block)}, {AAPL: 600.0}) == {AAPL: 0}
+    assert not serves(cache)
+
+
+def test_fault_11_tails_damaged_inside_redis_are_misses(server: RedisProcess, cache: RedisCache):
+    source = random.Random(12)
+    block = some_block(20, revision=5)
+    first = some_growth(block, 2)
+    second = some_growth(grown(block, first), 2, back=1)
+    expected = grown(block, first, second)
+    cache.put({AAPL: block}, {AAPL: 600.0})
+    for growth in (first, second):
+        cache.raise_floor({AAPL: growth.revision})
+        cache.grow({AAPL: growth}, {AAPL: 600.0})
+    with server.client() as client:
+        (name,) = [k for k in client.keys("*") if k.endswith(b":tail")]
+        block_name = name.removesuffix(b":tail")
+        intact, whole = client.get(name), client.get(block_name)
+        assert isinstance(intact, bytes)
+        assert isinstance(whole, bytes)
+        for _ in range(300):
+            at = source.randrange(len(intact))
+            client.setrange(name, at, bytes([intact[at] ^ source.randrange(1, 256)]))
+            assert cache.get([AAPL]) == {}
+            assert not client.exists(name)
+            client.set(name, intact)
+            client.set(block_name, whole)
+            assert_same_block(cache.get([AAPL])[AAPL], expected)
+    assert cache.stats.damaged == 300
 
 
 # ------------------------------------------------------------------------- full, read-only, wrong

@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
 from marketdata.cache import RedisCache
 from marketdata.types import SeriesKey, Timeframe
-from tests.block_examples import AAPL, EPOCH, MSFT, assert_same_block, some_block
+from tests.block_examples import (
+    AAPL,
+    EPOCH,
+    MSFT,
+    assert_same_block,
+    grown,
+    some_block,
+    some_growth,
+)
 
 FLOOR = f"md:1:{{AAPL}}:{EPOCH}:alpaca:sip:1min:floor"
 BLOCK = f"md:1:{{AAPL}}:{EPOCH}:alpaca:sip:1min:1min"
+TAIL = f"{BLOCK}:tail"
 
 
 @pytest.fixture
@@ -74,6 +83,97 @@ def test_invariant_16_a_damaged_block_is_removed_and_counted(
     assert not server.exists(BLOCK)
     assert cache.stats.damaged == 1
     cache.put({AAPL: some_block()}, {AAPL: 60.0})
+    assert len(cache.get([AAPL])) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tail: tail[:-1],
+        lambda tail: tail[:-64],
+        lambda tail: tail[64:],
+        lambda tail: tail[-128:],
+        lambda tail: tail + tail,
+        lambda tail: tail + bytes(64),
+        lambda tail: tail[128:] + tail[:128],
+        lambda tail: b"",
+        lambda tail: b"garbage",
+    ],
+)
+def test_a_damaged_or_torn_tail_is_a_miss_and_removed(
+    cache: RedisCache, server: redis.Redis, damage: Callable[[bytes], bytes]
+):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    first = some_growth(block)
+    second = some_growth(grown(block, first))
+    for growth in (first, second):
+        cache.raise_floor({AAPL: growth.revision})
+        cache.grow({AAPL: growth}, {AAPL: 60.0})
+    tail = server.get(TAIL)
+    assert isinstance(tail, bytes)
+    assert len(tail) == 256
+    server.set(TAIL, damage(tail))
+    assert cache.get([AAPL]) == {}
+    cache.put({AAPL: some_block(revision=7)}, {AAPL: 60.0})
+    assert not server.exists(TAIL)
+    assert_same_block(cache.get([AAPL])[AAPL], some_block(revision=7))
+
+
+def test_a_tail_that_was_evicted_leaves_a_block_below_the_floor(
+    cache: RedisCache, server: redis.Redis
+):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    cache.raise_floor({AAPL: 6})
+    cache.grow({AAPL: some_growth(block)}, {AAPL: 60.0})
+    server.delete(TAIL)
+    assert cache.get([AAPL]) == {}
+    assert cache.stats.stale == 1
+
+
+def test_the_tail_of_a_block_that_was_evicted_fits_no_other(cache: RedisCache, server: redis.Redis):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    cache.raise_floor({AAPL: 6})
+    cache.grow({AAPL: some_growth(block)}, {AAPL: 60.0})
+    tail = server.get(TAIL)
+    server.delete(BLOCK)
+    next_growth = some_growth(block, previous=6)
+    cache.raise_floor({AAPL: 7})
+    assert cache.grow({AAPL: next_growth}, {AAPL: 60.0})[AAPL] == 0
+    cache.put({AAPL: some_block(revision=7, seed=3)}, {AAPL: 60.0})
+    assert_same_block(cache.get([AAPL])[AAPL], some_block(revision=7, seed=3))
+    assert isinstance(tail, bytes)
+    server.set(TAIL, tail)
+    assert cache.get([AAPL]) == {}
+
+
+def test_growing_keeps_block_and_tail_alive(cache: RedisCache, server: redis.Redis):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 10.0})
+    cache.raise_floor({AAPL: 6})
+    cache.grow({AAPL: some_growth(block)}, {AAPL: 1000.0})
+    assert 890_000 < server.pttl(TAIL) <= 1_100_000
+    assert 890_000 < server.pttl(BLOCK) <= 1_100_000
+    assert cache.stats.grown == 1
+
+
+def test_without_a_floor_nothing_grows(cache: RedisCache, server: redis.Redis):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    server.delete(FLOOR)
+    assert cache.grow({AAPL: some_growth(block)}, {AAPL: 60.0})[AAPL] == 0
+    assert not server.exists(TAIL)
+
+
+def test_a_tail_of_another_type_is_not_grown(cache: RedisCache, server: redis.Redis):
+    block = some_block(revision=5)
+    cache.put({AAPL: block}, {AAPL: 60.0})
+    server.rpush(TAIL, "a")
+    cache.raise_floor({AAPL: 6})
+    assert cache.grow({AAPL: some_growth(block)}, {AAPL: 60.0})[AAPL] == 0
+    cache.put({AAPL: some_block(revision=6)}, {AAPL: 60.0})
     assert len(cache.get([AAPL])) == 1
 
 

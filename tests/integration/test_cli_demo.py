@@ -47,6 +47,10 @@ def test_it_runs_on_generated_prices(command: CommandLine, temporary: Path) -> N
         assert tier in said
     assert "The second read made no broker call" in said
     assert "The answer never changed" in said
+    assert "md.subscribe" in said
+    assert "A read finds everything in Redis" in said
+    assert "settled bars in" in said
+    assert "rsi_14" in said
     page = command.directory / "marketdata-demo.html"
     assert str(page) in said
     assert "SIMULATED" in page.read_text(encoding="utf-8")[-200_000:]
@@ -75,11 +79,19 @@ def test_it_runs_on_real_prices_and_keeps_what_it_is_told_to(
     )
     assert done.code == 0, done.err
     assert (done.summary["simulated"], done.summary["broken"]) == (False, [])
-    reads = {o["read"]: o for o in done.objects[:-1]}
+    reads = {o["read"]: o for o in done.objects[:-1] if "read" in o}
+    acts = [o for o in done.objects[:-1] if "act" in o]
     assert reads["the same again"]["tiers"] == "redis"
     assert reads["the same again"]["broker_calls"] == 0
     assert reads["Redis emptied"]["tiers"] == "postgres"
     assert reads["Redis frozen"]["same"] is True
+    cycles = [o for o in acts if o["act"] == "cycle"]
+    assert [c["newest"][11:16] for c in cycles] == ["15:29", "15:30", "15:31"]
+    assert [c["bars"] for c in cycles] == [0, 4, 4]  # one new minute, one read again, two symbols
+    [filled] = [o for o in acts if o["act"] == "backfill"]
+    assert (filled["ended"], filled["failed"], filled["gaps_left"]) == ("complete", 0, 0)
+    assert filled["bars"] > 10_000
+    assert all(0 < o["rsi_14"] < 100 for o in acts if o["act"] == "indicators")
     assert (command.directory / "p.html").exists()
     home = Path(done.summary["home"])
     assert not embedded.status(home).running

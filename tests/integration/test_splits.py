@@ -98,9 +98,6 @@ def test_dividend_adjustment_is_refused_for_now(stack: Stack) -> None:
             stack.client.get_bars("KO", adjustment=adjustment)
     with pytest.raises(md.UnsupportedRequestError):
         stack.client.get_bars("KO", as_of="2024-01-02")
-    for name in ("get_indicators", "follow", "subscribe", "unsubscribe", "indicators"):
-        with pytest.raises(md.UnsupportedRequestError, match=name):
-            getattr(stack.client, name)()
     assert len(stack.sandbox.requests) == 0
 
 

@@ -209,4 +209,18 @@ def test_no_submodule_hides_a_public_name() -> None:
     import marketdata
 
     modules = {module.name for module in pkgutil.iter_modules(marketdata.__path__)}
-    assert not modules & set(marketdata.__all__)
+    assert modules & set(marketdata.__all__) == {"indicators"}, "which is made to be called"
+
+
+@pytest.mark.parametrize("first", ["", "import marketdata.indicators;"])
+def test_indicators_is_a_package_and_a_call(first):
+    code = (
+        f"import marketdata as md; {first} frame = md.indicators(pandas_ta=False); "
+        "from marketdata.indicators import listing; "
+        "assert frame.equals(md.indicators(pandas_ta=False)); "
+        "assert frame.equals(listing(pandas_ta=False)); print(len(frame))"
+    )
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(shown.stdout) > 15

@@ -95,6 +95,8 @@ class AlpacaBroker:
         Shared by every process with the same key; None counts nothing.
     rate_limit : int
         Requests a minute, until the broker's headers say otherwise.
+    reserve : float
+        Share of the limit left to others, for background work.
     timeouts : tuple of float
         Seconds to connect, and between two reads.
     on_notice : callable, optional
@@ -118,6 +120,7 @@ class AlpacaBroker:
         clock: Clock,
         budget: RateBudget | None = None,
         rate_limit: int = 200,
+        reserve: float = 0.0,
         timeouts: tuple[float, float] = (3.0, 15.0),
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
@@ -134,11 +137,11 @@ class AlpacaBroker:
         digest = hashlib.sha256(f"{provider}:{key_id}".encode()).hexdigest()[:16]
         transport = self._transport = Transport(timeouts=timeouts)
         keys = Keys(key_id, secret_key)
-        self._data = Endpoint(data, keys, transport, _caller(digest, rate_limit, budget))
+        self._data = Endpoint(data, keys, transport, _caller(digest, rate_limit, budget, reserve))
         # The trading API counts its own 200 requests a minute and can be down on its own.
         self._trading = self._data
         if urlsplit(trading).netloc != urlsplit(data).netloc:
-            caller = _caller(f"{digest}-trading", 200, budget)
+            caller = _caller(f"{digest}-trading", 200, budget, reserve)
             self._trading = Endpoint(trading, keys, transport, caller)
 
     def __repr__(self) -> str:
@@ -189,7 +192,7 @@ class AlpacaBroker:
         return {
             "breaker": self._data.caller.breaker.state,
             "requests_sent": sum(g.granted for g in gates.values()),
-            "requests_per_minute": gate.limit,
+            "requests_per_minute": gate.limit - gate.reserve,
             "requests_left": self._data.requests_left,
         }
 
@@ -400,5 +403,6 @@ def _require_feed(feed: str, feeds: Sequence[str]) -> None:
         )
 
 
-def _caller(credential: str, limit: int, budget: RateBudget | None) -> Caller:
-    return Caller(CircuitBreaker("alpaca"), RequestGate(credential, limit, budget))
+def _caller(credential: str, limit: int, budget: RateBudget | None, reserve: float) -> Caller:
+    gate = RequestGate(credential, limit, budget, reserve=reserve)
+    return Caller(CircuitBreaker("alpaca"), gate)

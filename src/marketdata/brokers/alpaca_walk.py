@@ -103,19 +103,25 @@ class PageWalk:
         rows, token = self._unwrap(payload)
         self.begun = True
         rejected: dict[str, int] = {}
-        parsed: dict[str, Bars] = {}
-        for symbol, raw in rows.items():
-            if symbol in self._wanted:
-                parsed[symbol] = parse_bars(raw)
-            elif raw:
-                rejected["wrong_symbol"] = rejected.get("wrong_symbol", 0) + len(raw)
+        wanted = {symbol: raw for symbol, raw in rows.items() if symbol in self._wanted}
+        strange = sum(len(raw) for symbol, raw in rows.items() if symbol not in wanted)
+        if strange:
+            rejected["wrong_symbol"] = strange
+        # Parsed all together: a page of five hundred symbols holds one or two bars of each.
+        everything = parse_bars([bar for raw in wanted.values() for bar in raw])
+        parsed = _shares(everything, wanted)
         known = {s: self._until.get(s, self._request.span.start) for s in parsed}
         # A symbol without rows says nothing of where the page stands in the order of symbols.
         filled = [symbol for symbol, raw in rows.items() if raw]
         proven = self._prove(filled, parsed, final=token is None)
         self._token, self.finished = token, token is None
-        for symbol, bars in parsed.items():
-            self._held.setdefault(symbol, []).append(self._inside(bars, known[symbol], rejected))
+        since = max(known.values(), default=self._request.span.start)
+        if self._all_inside(everything, since):
+            inside: Mapping[str, Bars] = parsed
+        else:
+            inside = {s: self._inside(bars, known[s], rejected) for s, bars in parsed.items()}
+        for symbol, bars in inside.items():
+            self._held.setdefault(symbol, []).append(bars)
         return BarsPage(self._release(), proven, rejected=rejected)
 
     def _unwrap(self, payload: object) -> tuple[Mapping[str, list[Any]], str | None]:
@@ -141,6 +147,13 @@ class PageWalk:
         self._seen.add(token)
         return rows, token
 
+    def _all_inside(self, bars: Bars, since: int) -> bool:
+        labels = bars.timestamp
+        start = max(self._request.span.start, since)
+        return not len(labels) or bool(
+            labels.min() >= start and labels.max() < self._request.span.end
+        )
+
     def _inside(self, bars: Bars, known: int, rejected: dict[str, int]) -> Bars:
         """Return the bars in the span that no page before has proven; count the others."""
         span, labels = self._request.span, bars.timestamp
@@ -164,8 +177,9 @@ class PageWalk:
         ready: dict[str, Bars] = {}
         for symbol, parts in list(self._held.items()):
             bars = Bars.concat(parts)
-            known = bars.timestamp < self._until.get(symbol, self._request.span.start)
-            if known.all():
+            until = self._until.get(symbol, self._request.span.start)
+            known = None if until == self._request.span.end else bars.timestamp < until
+            if known is None or known.all():
                 del self._held[symbol]
             else:
                 self._held[symbol] = [bars.take(~known)]
@@ -226,6 +240,17 @@ class PageWalk:
         if not span.start <= last[0] < span.end or not on_grid(last, timeframe, self._calendar)[0]:
             return span.start
         return min(int(last[0]) + timeframe.step, span.end)
+
+
+def _shares(bars: Bars, rows: Mapping[str, list[Any]]) -> dict[str, Bars]:
+    """Return each symbol's share of the bars of all `rows`, as views."""
+    shares = {}
+    at = 0
+    for symbol, raw in rows.items():
+        end = at + len(raw)
+        shares[symbol] = Bars(bars.timestamp[at:end], bars.values[:, at:end])
+        at = end
+    return shares
 
 
 def _rfc3339(micros: int) -> str:

@@ -18,6 +18,7 @@ import random
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -37,6 +38,10 @@ MAX_PAUSE: Final = 120.0
 """Seconds. Limits are counted per minute: a longer pause asked by a header is a mistake."""
 _REFUSALS: Final = 6
 _SPREAD: Final = 0.05
+_NAP: Final = 2.0
+"""Seconds that background work sleeps at most before it looks whether it still should wait."""
+LEAST_RESERVE: Final = 20
+"""Requests a minute that background work leaves to live reads at least."""
 
 Monotonic = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -55,6 +60,42 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+# -------------------------------------------------------------------------------------- answers
+
+
+class Answers:
+    """How the requests of this process ended, over all brokers: by HTTP status, or ``timeout``,
+    ``unreachable`` and ``unreadable`` where there was none."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self.after_fork()
+        _fork_safe.add(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def count(self, error: MarketDataError | None) -> None:
+        """Count one request that succeeded (None) or failed."""
+        status = "200" if error is None else str(error.facts.get("status") or _kind(error))
+        with self._lock:
+            self._counts[status] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counts by status."""
+        with self._lock:
+            return dict(self._counts)
+
+
+def _kind(error: MarketDataError) -> str:
+    if isinstance(error, BrokerTimeoutError):
+        return "timeout"
+    return "unreachable" if isinstance(error, BrokerUnavailableError) else "unreadable"
+
+
+answers: Final = Answers()
 
 
 # -------------------------------------------------------------------------------------- breaker
@@ -169,6 +210,8 @@ class RequestGate:
         Requests a minute until the broker's own headers say otherwise.
     budget : RateBudget or None
         Shared by every process on the same store; None counts nothing and only honours pauses.
+    reserve : float
+        Share of the limit that is left to others, for background work; 0 leaves nothing.
     """
 
     def __init__(
@@ -177,6 +220,7 @@ class RequestGate:
         limit: int,
         budget: RateBudget | None,
         *,
+        reserve: float = 0.0,
         monotonic: Monotonic = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
@@ -185,6 +229,7 @@ class RequestGate:
         self.granted = 0
         """Requests this process let through."""
         self._budget = budget
+        self._reserve = reserve
         self._monotonic = monotonic
         self._sleep = sleep
         self._paused_until = float("-inf")
@@ -193,6 +238,14 @@ class RequestGate:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
+
+    @property
+    def reserve(self) -> int:
+        """Requests a minute that this gate leaves to others: its share, but `LEAST_RESERVE` at
+        least, and never more than half of a small limit."""
+        if not self._reserve:
+            return 0
+        return min(max(round(self.limit * self._reserve), LEAST_RESERVE), self.limit // 2)
 
     def learn(self, limit: int) -> None:
         """Use the requests a minute that the broker states."""
@@ -218,7 +271,7 @@ class RequestGate:
         while True:
             wait = self._paused_until - self._monotonic()
             if wait <= 0 and self._budget is not None:
-                wait = self._budget.take(self.credential, self.limit)
+                wait = self._budget.take(self.credential, self.limit, self.reserve)
             if wait <= 0:
                 with self._lock:
                     self.granted += 1
@@ -230,7 +283,8 @@ class RequestGate:
                     retry_after=round(wait, 3),
                 )
             # All who wait for one moment would otherwise ask again in the same instant.
-            self._sleep(min(wait + random.uniform(0, _SPREAD), deadline.remaining()))
+            nap = min(wait + random.uniform(0, _SPREAD), deadline.remaining())
+            self._sleep(min(nap, _NAP) if self._reserve else nap)
 
 
 # ---------------------------------------------------------------------------------------- retry
@@ -283,11 +337,17 @@ class Caller:
             return state.attempt_number >= self._attempts or too_late
 
         attempts = 0
+        answered: BrokerError | None = None
 
         def attempt() -> T:
-            nonlocal attempts
+            nonlocal attempts, answered
             attempts += 1
-            return self._attempt(send, deadline)
+            try:
+                return self._attempt(send, deadline)
+            except BrokerError as error:
+                if not error.facts.get("circuit_open"):
+                    answered = error
+                raise
 
         retrying = Retrying(
             retry=retry_if_exception(_worth_another_try),
@@ -299,8 +359,12 @@ class Caller:
         try:
             return retrying(attempt)
         except MarketDataError as error:
+            if answered is not None and error.facts.get("circuit_open"):
+                # This call has opened the breaker: what it saw says more than that it is open.
+                answered.facts |= error.facts
+                answered.cure, error = error.cure, answered
             error.facts.setdefault("attempts", attempts)
-            raise
+            raise error from None
 
     def _wait(self, state: RetryCallState) -> float:
         full = self._first_wait * 2.0 ** (state.attempt_number - 1)
@@ -330,6 +394,7 @@ class Caller:
         try:
             result = send()
         except MarketDataError as error:
+            answers.count(error)
             if not error.transient or isinstance(error, RateLimitError):
                 self.breaker.succeeded()
             elif error.facts.get("cut_by_deadline"):
@@ -340,6 +405,7 @@ class Caller:
         except BaseException:
             self.breaker.abandoned()
             raise
+        answers.count(None)
         self.breaker.succeeded()
         return result
 

@@ -100,6 +100,8 @@ class YahooBroker:
         Shared by all processes; None counts nothing.
     rate_limit : int
         Requests a minute. Yahoo states no limit; about 60 for charts is what users report.
+    reserve : float
+        Share of the limit left to others, for background work.
     timeouts : tuple of float
         Seconds to connect, and for an answer.
     on_notice : callable, optional
@@ -115,6 +117,7 @@ class YahooBroker:
         provider: str = "yahoo",
         budget: RateBudget | None = None,
         rate_limit: int = 60,
+        reserve: float = 0.0,
         timeouts: tuple[float, float] = (3.0, 15.0),
         on_notice: Callable[[str], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -125,7 +128,7 @@ class YahooBroker:
         self._on_notice = on_notice
         self._noticed: set[str] = set()
         self.breaker = CircuitBreaker("Yahoo")
-        self._gate = RequestGate(provider, rate_limit, budget, sleep=sleep)
+        self._gate = RequestGate(provider, rate_limit, budget, reserve=reserve, sleep=sleep)
         self._line = YahooLine(
             self._gate,
             self.breaker,
@@ -158,7 +161,7 @@ class YahooBroker:
         return {
             "breaker": self.breaker.state,
             "requests_sent": self._gate.granted,
-            "requests_per_minute": self._gate.limit,
+            "requests_per_minute": self._gate.limit - self._gate.reserve,
             "requests_left": None,
         }
 

@@ -1,7 +1,7 @@
 """`BarCache` on Redis: one MGET a read, blocks guarded by revision floors, nothing raised.
 
-A block is served only if the floor of its base series is there and not above the block's
-revision. The writer raises the floor before the store commits, so that no reader can serve, or
+A block is served, together with the tail that later commits appended to it, only if the floor of
+its base series is there and not above the revision they reach. The writer raises the floor before the store commits, so that no reader can serve, or
 put back, what the commit made old: the floor refuses a block read before it. A lost floor
 (evicted, flushed) makes every block of its series a miss.
 """
@@ -16,14 +16,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched, chain
-from typing import Final
+from typing import Any, Final
 
 from marketdata.cache.breaker import Breaker
 from marketdata.cache.link import RedisLink, RefusedError
-from marketdata.cache.scripts import PUT_SCRIPT, RAISE_SCRIPT, base_name
-from marketdata.codec import decode_block, encode_block
+from marketdata.cache.scripts import GROW_SCRIPT, PUT_SCRIPT, RAISE_SCRIPT, base_name
+from marketdata.codec import decode_block, decode_grown, encode_block, encode_growth
 from marketdata.errors import CacheError
-from marketdata.protocols import CachedBlock
+from marketdata.protocols import BlockGrowth, CachedBlock
 from marketdata.types import SeriesKey, Timeframe
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ _FLOOR_TTL_MS: Final = 3 * 86_400_000
 # 64 blocks are 2 to 5 MB: one answer stays well inside the time-out and the server's patience.
 _BLOCKS_A_CALL: Final = 64
 _FLOORS_A_CALL: Final = 1000
+_GROWTHS_A_CALL: Final = 500
 _BLOCKS_REMEMBERED: Final = 64
 """Decoded blocks a process keeps, about 4 MB."""
 
@@ -49,6 +50,8 @@ class CacheStats:
     """Misses because of the floor: lower revision, or no floor."""
     damaged: int = 0
     puts: int = 0
+    grown: int = 0
+    """Blocks that were added to."""
     refused: int = 0
     """Blocks not stored: something newer was there."""
     errors: int = 0
@@ -103,9 +106,9 @@ class RedisCache:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(CacheStats.__dataclass_fields__, 0)
         self._owed: dict[str, int] = {}
-        self._last: OrderedDict[tuple[SeriesKey, Timeframe | None], tuple[bytes, CachedBlock]] = (
-            OrderedDict()
-        )
+        self._last: OrderedDict[
+            tuple[SeriesKey, Timeframe | None], tuple[bytes, bytes | None, CachedBlock]
+        ] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"RedisCache({self._link.address})"
@@ -117,16 +120,23 @@ class RedisCache:
     # ------------------------------------------------------------------------------- blocks
 
     def _decoded(
-        self, data: bytes, key: SeriesKey, epoch: int, base: Timeframe | None
+        self,
+        data: bytes,
+        tail: bytes | None,
+        key: SeriesKey,
+        epoch: int,
+        base: Timeframe | None,
     ) -> CachedBlock | None:
         """Decode, or return the block these very bytes gave last time: comparing costs a third
         of checking them, and whoever gets the same object may keep what it made of it."""
         last = self._last.get((key, base))
-        if last is not None and last[0] == data:
-            return last[1]
+        if last is not None and last[0] == data and last[1] == tail:
+            return last[2]
         block = decode_block(data, key, epoch, base)
+        if block is not None and tail is not None:
+            block = decode_grown(tail, block, key, epoch)
         if block is not None:
-            self._last[key, base] = (data, block)
+            self._last[key, base] = (data, tail, block)
             if len(self._last) > _BLOCKS_REMEMBERED:
                 # One out for one in: freeing them all would hand the memory back and fetch it anew.
                 self._last.popitem(last=False)
@@ -150,12 +160,12 @@ class RedisCache:
                 self._count(errors=1)
                 break
             for at, key in enumerate(part):
-                floor, data = answer[2 * at], answer[2 * at + 1]
+                floor, data, tail = answer[3 * at : 3 * at + 3]
                 if data is None:
                     continue
-                block = self._decoded(data, key, epoch, base)
+                block = self._decoded(data, tail, key, epoch, base)
                 if block is None:
-                    damaged.append(names[2 * at + 1])
+                    damaged += names[3 * at + 1 : 3 * at + 3]
                 elif _reaches(block.revision, floor):
                     found[key] = block
                 else:
@@ -163,17 +173,18 @@ class RedisCache:
         if damaged:
             self._remove(damaged)
         self._count(
-            hits=len(found), misses=len(keys) - len(found), stale=stale, damaged=len(damaged)
+            hits=len(found), misses=len(keys) - len(found), stale=stale, damaged=len(damaged) // 2
         )
         return found
 
-    def put(self, blocks: Mapping[SeriesKey, CachedBlock], ttl: Mapping[SeriesKey, float]) -> None:
+    def put(self, blocks: Mapping[SeriesKey, CachedBlock], ttl: Mapping[SeriesKey, float]) -> int:
         """See `BarCache.put`. A ttl of 0 or less stores nothing."""
+        total = 0
         epoch = self._store_epoch()
         wanted = [key for key in blocks if ttl[key] > 0]
         for part in batched(wanted, _BLOCKS_A_CALL):
             if not self._ready():
-                return
+                break
             names = list(chain(*(_names((key,), blocks[key].base, epoch) for key in part)))
             arguments: list[str | bytes | int] = [_FLOOR_TTL_MS]
             for key in part:
@@ -186,12 +197,44 @@ class RedisCache:
                 _log.warning("%s", error)
             except CacheError:
                 self._count(errors=1)
-                return
+                break
             else:
                 self._count(puts=stored, refused=len(part) - stored)
+                total += stored
+        return total
+
+    def grow(
+        self, growths: Mapping[SeriesKey, BlockGrowth], ttl: Mapping[SeriesKey, float]
+    ) -> dict[SeriesKey, int]:
+        """See `BarCache.grow`."""
+        sizes = dict.fromkeys(growths, 0)
+        epoch = self._store_epoch()
+        for part in batched([key for key in growths if ttl[key] > 0], _GROWTHS_A_CALL):
+            if not self._ready():
+                break
+            names = _names(part, None, epoch)
+            arguments: list[str | bytes | int] = []
+            for key in part:
+                growth = growths[key]
+                record = encode_growth(growth, key, epoch)
+                arguments += (growth.previous, growth.revision, _block_ttl_ms(ttl[key]), record)
+            try:
+                lengths = self._link.execute("EVAL", GROW_SCRIPT, len(names), *names, *arguments)
+            except RefusedError as error:
+                self._count(errors=1)
+                _log.warning("%s", error)
+            except CacheError:
+                self._count(errors=1)
+                break
+            else:
+                sizes.update(zip(part, lengths, strict=True))
+        self._count(grown=sum(1 for size in sizes.values() if size))
+        return sizes
 
     def _remove(self, names: list[str]) -> None:
-        _log.warning("removing %d damaged blocks from Redis, the first is %s", len(names), names[0])
+        _log.warning(
+            "removing %d damaged blocks from Redis, the first is %s", len(names) // 2, names[0]
+        )
         try:
             self._link.execute("UNLINK", *names)
         except CacheError:
@@ -202,7 +245,10 @@ class RedisCache:
     def raise_floor(self, revisions: Mapping[SeriesKey, int]) -> None:
         """See `BarCache.raise_floor`. Tries even while the breaker is open, once an interval."""
         epoch = self._store_epoch()
-        floors = {f"{base_name(k, None, epoch)}:floor": r for k, r in revisions.items()}
+        self.raise_marks({f"{base_name(k, None, epoch)}:floor": r for k, r in revisions.items()})
+
+    def raise_marks(self, floors: Mapping[str, int]) -> None:
+        """Raise floors of any kind, by the names of their keys: as `raise_floor` does."""
         self._follow_fork()
         if self._owe_while_open(floors):
             if self._link.breaker.claim_probe():
@@ -242,6 +288,32 @@ class RedisCache:
         for name, revision in floors.items():
             self._owed[name] = max(revision, self._owed.get(name, revision))
         self._counts["floors_failed"] += len(floors)
+
+    # -------------------------------------------------------------------------- other blocks
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Send one command for what else is kept beside the blocks, under their floors.
+
+        Returns
+        -------
+        object
+            The raw answer; None where Redis is down, known to be down, or refuses.
+        """
+        if not self._ready():
+            return None
+        try:
+            return self._link.execute(*command)
+        except RefusedError as error:
+            _log.warning("%s", error)
+        except CacheError:
+            pass
+        self._count(errors=1)
+        return None
+
+    @property
+    def epoch(self) -> int:
+        """The store's epoch, which is part of every key."""
+        return self._store_epoch()
 
     # ------------------------------------------------------------------------------- health
 
@@ -330,11 +402,12 @@ class RedisCache:
 
 
 def _names(keys: Iterable[SeriesKey], base: Timeframe | None, epoch: int) -> list[str]:
-    """Return floor and block by turns."""
+    """Return floor, block and tail by turns."""
     names: list[str] = []
     for key in keys:
         start = base_name(key, base, epoch)
-        names += (f"{start}:floor", f"{start}:{key.timeframe}")
+        block = f"{start}:{key.timeframe}"
+        names += (f"{start}:floor", block, f"{block}:tail")
     return names
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from marketdata.codec import REVISION_OFFSET
+from marketdata.codec import REVISION_OFFSET, TAIL_REVISION
 from marketdata.types import SeriesKey, Timeframe
 
 KEY_VERSION: Final = 1
@@ -27,25 +27,57 @@ def base_name(key: SeriesKey, base: Timeframe | None, epoch: int) -> str:
 
 
 # Numbers in Lua are doubles: revisions compare exactly below 2**53. MGET, unlike GET, answers nil
-# and not an error for a key of another type.
-PUT_SCRIPT: Final = f"""
+# and not an error for a key of another type. What is held is the revision that ends the tail, else
+# that of the block.
+_HELD: Final = f"""
+local function held(block, tail)
+  local bytes = redis.pcall('GETRANGE', tail, {TAIL_REVISION[0]}, {TAIL_REVISION[1]})
+  if bytes == '' then
+    bytes = redis.pcall('GETRANGE', block, {REVISION_OFFSET}, {REVISION_OFFSET + 7})
+  end
+  return type(bytes) == 'string' and #bytes == 8 and struct.unpack('<i8', bytes) or nil
+end
+local function floor_of(key)
+  return tonumber(redis.call('MGET', key)[1] or nil)
+end
+"""
+
+PUT_SCRIPT: Final = f"""{_HELD}
 local stored = 0
-for i = 1, #KEYS, 2 do
-  local a = 3 * (i - 1) / 2 + 2
+for i = 1, #KEYS, 3 do
+  local a = i + 1
   local revision = tonumber(ARGV[a])
-  local floor = tonumber(redis.call('MGET', KEYS[i])[1] or nil)
-  local head = redis.pcall('GETRANGE', KEYS[i + 1], {REVISION_OFFSET}, {REVISION_OFFSET + 7})
-  local held = type(head) == 'string' and #head == 8 and struct.unpack('<i8', head) or nil
-  if not (floor and revision < floor) and not (held and revision < held) then
+  local floor, there = floor_of(KEYS[i]), held(KEYS[i + 1], KEYS[i + 2])
+  if not (floor and revision < floor) and not (there and revision < there) then
     redis.call('SET', KEYS[i], ARGV[a], 'PX', ARGV[1])
     redis.call('SET', KEYS[i + 1], ARGV[a + 2], 'PX', ARGV[a + 1])
+    redis.call('UNLINK', KEYS[i + 2])
     stored = stored + 1
   end
 end
 return stored
 """
-"""KEYS: floor and block by turns. ARGV: the floors' ttl, then revision, ttl and bytes of each
+"""KEYS: floor, block and tail by turns. ARGV: the floors' ttl, then revision, ttl and bytes of each
 block; times in milliseconds. Returns how many blocks were stored."""
+
+# A tail is a key of its own because APPEND doubles the memory of the string it makes longer.
+GROW_SCRIPT: Final = f"""{_HELD}
+local sizes = {{}}
+for i = 1, #KEYS, 3 do
+  local a = 4 * (i - 1) / 3 + 1
+  local floor, size = floor_of(KEYS[i]), 0
+  if floor and floor <= tonumber(ARGV[a + 1])
+      and held(KEYS[i + 1], KEYS[i + 2]) == tonumber(ARGV[a])
+      and redis.call('PEXPIRE', KEYS[i + 1], ARGV[a + 2]) == 1 then
+    size = redis.call('APPEND', KEYS[i + 2], ARGV[a + 3])
+    redis.call('PEXPIRE', KEYS[i + 2], ARGV[a + 2])
+  end
+  sizes[#sizes + 1] = size
+end
+return sizes
+"""
+"""KEYS: floor, block and tail by turns. ARGV: revision before, revision, ttl in milliseconds and
+record for each. Returns the length of each tail, 0 where nothing was appended."""
 
 RAISE_SCRIPT: Final = """
 for i = 1, #KEYS do

@@ -9,7 +9,22 @@ from typing import Annotated, Any, Final
 import typer
 
 from marketdata import __version__
-from marketdata.cli import bars, database, demo, doctor, holdings, servers, settings
+from marketdata.cli import (
+    backfill,
+    bars,
+    daemon,
+    database,
+    demo,
+    doctor,
+    export,
+    holdings,
+    import_,
+    indicators,
+    servers,
+    settings,
+    subscriptions,
+    verify,
+)
 from marketdata.cli.exits import DONE, INTERRUPTED, USAGE
 from marketdata.cli.output import Output, abandon_stdout
 
@@ -26,7 +41,22 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 3 finished with gaps or failed symbols, "
     "69 server or broker unavailable, 75 busy, 78 configuration, 130 Ctrl-C.",
 )
-for module in (demo, bars, holdings, database, doctor, settings, servers):
+for module in (
+    demo,
+    bars,
+    indicators,
+    holdings,
+    daemon,
+    backfill,
+    verify,
+    import_,
+    export,
+    subscriptions,
+    database,
+    doctor,
+    settings,
+    servers,
+):
     module.register(app)
 
 

@@ -116,7 +116,7 @@ def bars(
         )
         seconds = time.perf_counter() - began
     facts: dict[str, Any] = dict(frame.attrs.get("marketdata") or {})
-    written = _write_files(out, frame, csv, parquet, plot)
+    written = write_files(out, frame, csv, parquet, plot)
     if out.as_json:
         out.rows(records(frame))
     elif not written:
@@ -134,8 +134,12 @@ def bars(
 # -------------------------------------------------------------------------------------- files
 
 
-def _write_files(
-    out: Output, frame: pd.DataFrame, csv: Path | None, parquet: Path | None, plot: Path | None
+def write_files(
+    out: Output,
+    frame: pd.DataFrame,
+    csv: Path | None,
+    parquet: Path | None,
+    plot: Path | None = None,
 ) -> list[str]:
     """Write what was asked for; return the paths."""
     written = []

@@ -1,4 +1,4 @@
-"""``marketdata db``: make the schema, or say which state it is in."""
+"""``marketdata db``: make the schema, or say which state it is in; see `sealing` for the rest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from marketdata.cli import sealing
 from marketdata.cli.exits import CONFIGURATION, DONE
 from marketdata.cli.options import SERVERS, command
 from marketdata.cli.output import Output, make_table
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    db = typer.Typer(no_args_is_help=True, help="Make the database schema, or look at it.")
+    db = typer.Typer(no_args_is_help=True, help="The database: its schema, and what is sealed.")
     command(db, "init", SERVERS)(init)
     command(db, "status", SERVERS)(status)
+    sealing.register(db)
     app.add_typer(db, name="db")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from marketdata.cli.bars import bars_table, heading
+from marketdata.cli.demo_daemon import DaemonActs
 from marketdata.cli.exits import DONE, UNEXPECTED
 from marketdata.cli.options import command
 from marketdata.cli.output import Output, make_table, send_logs_to_stderr
@@ -70,6 +71,7 @@ def demo(
         show.one_call()
         show.three_tiers()
         show.without_redis()
+        DaemonActs(out, stage, show.head, show.broken).play()
         show.page(page)
     show.closing(time.monotonic() - began, keep)
     return out.done(
@@ -115,6 +117,7 @@ class _Show:
         self.written: Path | None = None
         self._reference: pd.DataFrame | None = None
         self._first: Reading
+        self._act = 0
 
     # ------------------------------------------------------------------------------- acts
 
@@ -140,7 +143,7 @@ class _Show:
     def one_call(self) -> None:
         """Make the call that everything is about, and show what it returns."""
         script = self.stage.script
-        self._head("1", "One call")
+        self.head("One call")
         call = f'md.get_bars({json.dumps(script.symbols)}, "{script.base}", limit=500)'
         self.out.line(f"   {call}", "cyan")
         self.out.line()
@@ -155,7 +158,7 @@ class _Show:
     def three_tiers(self) -> None:
         """Read the same and more, again and again; see who answers."""
         script = self.stage.script
-        self._head("2", "Three tiers answer it")
+        self.head("Three tiers answer it")
         first = self._first
         again = self._measure("the same again", script.base, limit=500)
         self._empty_redis()
@@ -181,7 +184,7 @@ class _Show:
     def without_redis(self) -> None:
         """Freeze Redis, then kill it; see that the answer stays."""
         script = self.stage.script
-        self._head("3", "Redis pulled away")
+        self.head("Redis pulled away")
         with _busy(self.out, "Redis is away ..."), self._frozen_redis() as kill:
             frozen = self._measure("Redis frozen", script.base, limit=500)
             later = self._measure("the read after", script.base, limit=500)
@@ -203,7 +206,7 @@ class _Show:
         title = f"{script.symbols[0]} {script.base} bars"
         if script.files:
             title += f", replayed from {script.files[0].name}"
-        self._head("4", "Candles")
+        self.head("Candles")
         try:
             plot(frame, path=path, title=title)
         except (MissingDependencyError, OSError) as error:
@@ -233,9 +236,11 @@ class _Show:
             return f"The servers are stopped; the database stays in {self.stage.home}"
         return "The servers are stopped and their data is deleted. From here:"
 
-    def _head(self, number: str, text: str) -> None:
+    def head(self, text: str) -> None:
+        """Print the heading of the next act."""
+        self._act += 1
         self.out.line()
-        self.out.line(f"{number}  {text}", "bold")
+        self.out.line(f"{self._act}  {text}", "bold")
         self.out.line()
 
     def _measure(
@@ -274,7 +279,7 @@ class _Show:
         from rich.text import Text
 
         right = ["bars", "ms", "broker calls"]
-        table = make_table(self._market(), "answered by", *right, right=right)
+        table = make_table(self.stage.market, "answered by", *right, right=right)
         if same:
             table.add_column("same answer")
         for each in readings:
@@ -288,9 +293,6 @@ class _Show:
             table.add_row(*cells)
         self.out.table(table, indent=3)
         self.out.line()
-
-    def _market(self) -> str:
-        return "real prices" if self.stage.script.files else "SIMULATED prices"
 
     def _empty_redis(self) -> None:
         import redis

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from marketdata.client import Client
     from marketdata.config import Settings
     from marketdata.sandbox import MarketSource, Sandbox
+    from marketdata.wiring import Runtime
 
 SYMBOLS: Final = ("AAPL", "MSFT", "NVDA")
 _FAMILIAR: Final = (*SYMBOLS, "AMZN", "GOOGL", "SPY", "QQQ", "IBM", "KO")
+_UNREAD: Final = 12
 _EVER: Final = Span(-(2**62), 2**62)
 
 
@@ -42,6 +44,10 @@ class Script:
     moment: datetime
     """Market time, in the exchange's zone; inside a session, so that the hour of day is no matter."""
     files: tuple[Path, ...] = ()
+    first_day: date = date(1970, 1, 1)
+    """Of the files."""
+    unread: tuple[str, ...] = ()
+    """More symbols of the files."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,20 @@ class Stage:
     client: Client
     redis_url: str
     versions: dict[str, str | None]
+    clock: FixedClock
+    """Market time of the sandbox and of every client; moved on by hand."""
+    settings: Settings
+
+    @property
+    def market(self) -> str:
+        """What kind of prices these are, for the corner of a table."""
+        return "real prices" if self.script.files else "SIMULATED prices"
+
+    def daemon(self) -> Runtime:
+        """Return a stack of its own on the same servers, as a daemon has; the caller closes it."""
+        from marketdata.wiring import Runtime
+
+        return Runtime(self.settings, self.clock)
 
 
 def write_script(
@@ -87,7 +107,15 @@ def write_script(
     series = ("1min", "5d", "5min") if minutes else ("1day", "max", "1week")
     zone = calendar_for(EXCHANGE, SystemClock().now_us()).zone
     local = from_micros(moment).astimezone(zone)
-    return Script(tuple(names), *series, local, tuple(files)), source
+    unread = tuple(s for s in _familiar(source, None) if s not in names)[:_UNREAD]
+    first = min(
+        int(bars.timestamp[0])
+        for s in names
+        for bars in (*source.minutes(s, _EVER, "sip"), source.days(s, _EVER, "sip"))
+        if len(bars)
+    )
+    first_day = from_micros(first).astimezone(zone).date()
+    return Script(tuple(names), *series, local, tuple(files), first_day, unread), source
 
 
 def _recent_afternoon(calendar: TradingCalendar) -> datetime:
@@ -102,8 +130,8 @@ def _recent_afternoon(calendar: TradingCalendar) -> datetime:
         session -= 1
 
 
-def _familiar(source: MarketSource) -> list[str]:
-    """Return three symbols of the files: ones everybody knows, else those with the most bars."""
+def _familiar(source: MarketSource, most: int | None = 3) -> list[str]:
+    """Return symbols of the files: first those everybody knows, then those with the most bars."""
     counts = {}
     for asset in source.assets():
         try:
@@ -114,7 +142,7 @@ def _familiar(source: MarketSource) -> list[str]:
         except InvalidSymbolError:
             continue
     ranked = sorted(counts, key=lambda s: (s not in _FAMILIAR, -counts[s], s))
-    return ranked[:3]
+    return ranked[:most]
 
 
 def _require(symbols: Sequence[str], source: MarketSource) -> None:
@@ -141,14 +169,23 @@ def open_stage(script: Script, market: MarketSource, keep: bool) -> Iterator[Sta
         if os.geteuid() == 0:
             home.chmod(0o711)  # root's PostgreSQL runs as somebody else, who has to pass through
         stack.callback(_leave, home, keep)
-        sandbox = stack.enter_context(Sandbox(market, clock=FixedClock(script.moment)))
+        clock = FixedClock(script.moment)
+        sandbox = stack.enter_context(Sandbox(market, clock=clock))
         lease = stack.enter_context(embedded.acquire(home))
-        client = stack.enter_context(Client(_settings(script, home, sandbox.url)))
+        settings = _settings(script, home, sandbox.url)
+        client = stack.enter_context(Client(settings, clock=clock))
         # Loads the drivers, so that what is measured later is reading.
-        others = [a.symbol for a in market.assets() if a.symbol not in script.symbols]
-        client.get_bars((others or list(script.symbols))[0], "1day", limit=1)
+        client.get_bars(_one_other(script, market), "1day", limit=1)
         versions = {s.name: s.version for s in embedded.status(home).servers}
-        yield Stage(script, home, sandbox, client, lease.servers.redis_url, versions)
+        yield Stage(
+            script, home, sandbox, client, lease.servers.redis_url, versions, clock, settings
+        )
+
+
+def _one_other(script: Script, market: MarketSource) -> str:
+    """Return a symbol that the demo does not read, where there is one."""
+    served = script.unread if script.files else [a.symbol for a in market.assets()]
+    return next((s for s in served if s not in script.symbols), script.symbols[0])
 
 
 def _settings(script: Script, home: Path, url: str) -> Settings:

@@ -25,10 +25,13 @@ from marketdata.cli.options import (
     symbols_of,
 )
 from marketdata.cli.output import Output, instant, make_table, size
+from marketdata.errors import MarketDataError
 
 if TYPE_CHECKING:
     from marketdata.config import Settings
+    from marketdata.findings import Finding
     from marketdata.store.holdings import Holding
+    from marketdata.wellbeing import Vitals
 
 
 def register(app: typer.Typer) -> None:
@@ -50,30 +53,57 @@ class _Report:
     facts: dict[str, Any] = field(default_factory=dict)
     holdings: list[Holding] = field(default_factory=list)
     code: int = DONE
+    vitals: Vitals | None = None
+    findings: list[Finding] = field(default_factory=list)
 
 
-def status(out: Output, settings: Settings) -> int:
+def status(
+    out: Output,
+    settings: Settings,
+    check: Annotated[
+        bool, typer.Option("--check", help="One line; exit code 0 OK, 1 warning, 2 critical.")
+    ] = False,
+) -> int:
     """Print what the database holds; first, what is not well."""
+    from marketdata.cli import status as wellbeing
+    from marketdata.findings import described
+
     report = _Report()
-    _look_at_servers(report, settings)
-    if report.facts.get("embedded") != "never started":
-        _look_at_store(report, settings)
-    _look_at_cache(report, settings)
+    try:
+        _look_at_servers(report, settings)
+        if report.facts.get("embedded") != "never started":
+            _look_at_store(report, settings)
+        _look_at_cache(report, settings)
+    except MarketDataError as error:
+        if not check:
+            raise
+        out.line(f"CRITICAL - {error}")
+        return out.done(2, level="critical", problems=[str(error)])
+    if check:
+        return wellbeing.check(out, report.findings, report.problems, usable=report.code == DONE)
+    for finding in report.findings:
+        out.line(f"! {finding}", style="red" if finding.level == 2 else "yellow")
     for problem in report.problems:
         out.line(f"! {problem}", style="yellow")
+    report.problems[:0] = [str(f) for f in report.findings]
+    if report.vitals is not None:
+        report.facts |= wellbeing.facts_of(report.vitals)
     facts = make_table("", "")
     facts.show_header = False
     for name, value in report.facts.items():
         facts.add_row(name, str(value))
     out.table(facts)
+    if report.vitals is not None:
+        wellbeing.print_jobs(out, report.vitals)
     _print_holdings(out, report.holdings)
     return out.done(
         report.code,
+        **({} if report.vitals is None else {"daemon_report": described(report.vitals)}),
         problems=report.problems,
         **report.facts,
         series=len(report.holdings),
         symbols=len({h.key.symbol for h in report.holdings}),
-        bars=sum(h.row_count for h in report.holdings),
+        bars=sum(h.bar_count for h in report.holdings),
     )
 
 
@@ -94,7 +124,9 @@ def _look_at_servers(report: _Report, settings: Settings) -> None:
 
 
 def _look_at_store(report: _Report, settings: Settings) -> None:
+    from marketdata.cli.status import look
     from marketdata.errors import SchemaError
+    from marketdata.findings import findings
 
     with open_store(settings) as store:
         report.facts["database"] = store.database.address
@@ -110,19 +142,12 @@ def _look_at_store(report: _Report, settings: Settings) -> None:
         found = store.status()
         report.holdings = store.holdings()
         recorded = store.recorded()
+        report.vitals = look(store, settings)
+        report.findings = findings(report.vitals)
     report.facts["PostgreSQL"] = found.server_version
     report.facts["database_size"] = size(found.database_bytes)
     report.facts["filled_from"] = "/".join(recorded) if recorded else "nothing yet"
     report.facts["last_fetched"] = instant(found.last_fetched_at) or "never"
-    if found.read_only:
-        report.problems.append("PostgreSQL takes no writes: what is fetched cannot be kept")
-    torn = [h for h in report.holdings if h.covered_ranges > 1]
-    if torn:
-        first = torn[0].key
-        report.problems.append(
-            f"{len(torn)} of {len(report.holdings)} series have gaps inside -> "
-            f"marketdata gaps {first.symbol} -t {first.timeframe} --period max"
-        )
 
 
 def _look_at_cache(report: _Report, settings: Settings) -> None:
@@ -145,13 +170,14 @@ def _print_holdings(out: Output, holdings: list[Holding]) -> None:
     groups: dict[tuple[str, str, str], list[Holding]] = defaultdict(list)
     for each in holdings:
         groups[each.key.provider, each.key.feed, each.key.timeframe.value].append(each)
-    counts = ("symbols", "bars", "with gaps")
-    table = make_table("source", "timeframe", *counts[:2], "from", "to", "with gaps", right=counts)
+    counts = ("symbols", "bars", "sealed", "with gaps")
+    table = make_table("source", "timeframe", *counts[:3], "from", "to", "with gaps", right=counts)
     for (provider, feed, timeframe), series in sorted(groups.items()):
-        bars = sum(h.row_count for h in series)
+        bars = sum(h.bar_count for h in series)
+        sealed = sum(h.sealed_count for h in series)
         torn = sum(h.covered_ranges > 1 for h in series)
-        first = min((h.rows_from for h in series if h.rows_from), default=None)
-        last = max((h.rows_to for h in series if h.rows_to), default=None)
+        first = min((h.first_bar for h in series if h.first_bar), default=None)
+        last = max((h.last_bar for h in series if h.last_bar), default=None)
         out.row(
             {
                 "provider": provider,
@@ -159,14 +185,15 @@ def _print_holdings(out: Output, holdings: list[Holding]) -> None:
                 "timeframe": timeframe,
                 "symbols": len(series),
                 "bars": bars,
+                "sealed": sealed,
                 "from": first,
                 "to": last,
                 "with_gaps": torn,
             }
         )
         ends = (f"{t:%Y-%m-%d}" if t else "-" for t in (first, last))
-        source, numbers = f"{provider}/{feed}", (f"{len(series):,}", f"{bars:,}")
-        table.add_row(source, timeframe, *numbers, *ends, str(torn or "-"))
+        numbers = (f"{len(series):,}", f"{bars:,}", f"{sealed:,}" if sealed else "-")
+        table.add_row(f"{provider}/{feed}", timeframe, *numbers, *ends, str(torn or "-"))
     if holdings:
         out.line()
         out.table(table)

@@ -182,7 +182,10 @@ def send_logs_to_stderr(level: str) -> None:
         processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
     )
     renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"), pad_event_to=0
+        colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+        pad_event_to=0,
+        # Others show the values of local variables, and with them keys and URLs.
+        exception_formatter=structlog.dev.plain_traceback,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import QueuePool
 
 from marketdata.errors import ConfigurationError
+from marketdata.store.arrays import register_arrays
 from marketdata.store.failures import FOREIGN, Retry, judge, translate
 from marketdata.store.wire import register_loaders
 
@@ -35,6 +36,7 @@ _SILENCE_REMEMBERED: Final = 1.0
 _CONFLICT_ATTEMPTS: Final = 8
 _CONFLICT_PAUSE: Final = 0.02
 _SNAPSHOT: Final = sql.SQL("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;")
+_NOTHING: Final = sql.SQL("")
 _SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -175,6 +177,7 @@ class Database:
             raise
         raw.answer_timeout = self._answer_timeout
         register_loaders(raw)
+        register_arrays(raw)
         return raw
 
     def close(self) -> None:
@@ -190,6 +193,7 @@ class Database:
         *,
         snapshot: bool | str = False,
         patient: bool = True,
+        opening: sql.Composable = _NOTHING,
     ) -> T:
         """Run `work` in one transaction and commit it; return what it returns.
 
@@ -204,6 +208,9 @@ class Database:
         snapshot : bool or str
             Read only, every statement seeing the same data; a string joins the snapshot that
             another transaction has exported.
+        opening : Composable
+            Statements to run first, each after a semicolon: what must be set, or locked, before a
+            snapshot is taken.
         patient : bool
             Whether to wait for a free connection; else none free is an error at once.
 
@@ -217,7 +224,7 @@ class Database:
         while True:
             opened = False
             try:
-                with self._transaction(snapshot, patient) as connection:
+                with self._transaction(snapshot, patient, opening) as connection:
                     opened = True
                     return work(connection)
             except FOREIGN as error:
@@ -241,13 +248,15 @@ class Database:
             slots.release()
 
     @contextmanager
-    def _transaction(self, snapshot: bool | str, patient: bool) -> Iterator[Connection]:
-        opening = self._settings
+    def _transaction(
+        self, snapshot: bool | str, patient: bool, further: sql.Composable
+    ) -> Iterator[Connection]:
+        opening = self._settings + further
         if snapshot:
             opening = _SNAPSHOT + opening
         if isinstance(snapshot, str):
             joining = sql.SQL("SET TRANSACTION SNAPSHOT {};").format(sql.Literal(snapshot))
-            opening = _SNAPSHOT + joining + self._settings
+            opening = _SNAPSHOT + joining + self._settings + further
         with self._slot(patient), self.engine.connect() as connection:
             raw = driver(connection)
             with connection.begin():

@@ -34,7 +34,8 @@ FROM symbol_metadata WHERE CAST(:symbols AS text[]) IS NULL OR symbol = ANY (:sy
 ORDER BY symbol
 """)
 _HOLDINGS: Final = text("""
-SELECT provider, feed, symbol, timeframe, rows_from, rows_to, row_count, covered_from, covered_to,
+SELECT provider, feed, symbol, timeframe, rows_from, rows_to, row_count, sealed_from, sealed_to,
+       sealed_count, corrections_pending, first_bar, last_bar, bar_count, covered_from, covered_to,
        covered_ranges, unsettled_ranges, unsettled_from, revision, last_fetched_at
 FROM market_data_holdings WHERE CAST(:symbols AS text[]) IS NULL OR symbol = ANY (:symbols)
 ORDER BY symbol, timeframe, provider, feed
@@ -44,7 +45,9 @@ SELECT current_setting('server_version') AS server_version,
        current_setting('server_version_num')::integer AS server_version_number,
        pg_database_size(current_database()) AS database_bytes,
        (SELECT coalesce(sum(pg_total_relation_size(relid)), 0)::bigint
-        FROM pg_partition_tree('market_data_bars'::regclass)) AS bar_bytes,
+        FROM pg_partition_tree('market_data_bars'::regclass))
+       + pg_total_relation_size('bar_chunks') + pg_total_relation_size('bar_corrections')
+           AS bar_bytes,
        (SELECT count(*) FROM pg_partition_tree('market_data_bars'::regclass) WHERE isleaf)
            AS partitions,
        count(*) AS series, count(DISTINCT symbol) AS symbols,
@@ -74,6 +77,15 @@ class Holding:
     rows_from: datetime | None
     rows_to: datetime | None
     row_count: int
+    sealed_from: datetime | None
+    sealed_to: datetime | None
+    """The midnight after the last sealed day."""
+    sealed_count: int
+    corrections_pending: int
+    first_bar: datetime | None
+    last_bar: datetime | None
+    bar_count: int
+    """Rows and sealed bars together."""
     covered_from: datetime | None
     covered_to: datetime | None
     covered_ranges: int
@@ -91,6 +103,7 @@ class StoreStatus:
     server_version_number: int
     database_bytes: int
     bar_bytes: int
+    """Rows, chunks and corrections, with their indexes."""
     partitions: int
     series: int
     symbols: int

@@ -1,4 +1,4 @@
-"""Reading: the state of series, and their bars as packed columns.
+"""Reading: the state of series, and their bars: rows as packed columns, sealed ones as chunks.
 
 How rows leave the server was chosen by measurement (200,000 one-minute bars of one series, two
 cores, PostgreSQL 18, milliseconds; ``benchmarks/bench_store.py`` keeps the ratios):
@@ -20,6 +20,9 @@ messages for two years instead of 200,000, and numpy reads them without a Python
 What then costs is the packing, on one core of the server. A long read is therefore shared with a
 second connection that joins the first one's snapshot, where the machine has the cores, the pool a
 free connection, and the server exports snapshots. Without any of these one connection reads alone.
+
+Sealed bars leave the server as the bytes of their chunks, which are decoded when the snapshot is
+closed already: see `sealed_reading`.
 """
 
 from __future__ import annotations
@@ -40,9 +43,18 @@ from sqlalchemy import Connection
 from marketdata.clock import from_micros, to_micros
 from marketdata.errors import StoreError, StoreUnavailableError
 from marketdata.protocols import ReadRequest, SeriesState
-from marketdata.spans import Span
+from marketdata.spans import Span, intersect, subtract
 from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.failures import judge
+from marketdata.store.observed import Observed
+from marketdata.store.sealed_reading import (
+    SealedShare,
+    SealedSpans,
+    copy_sealed,
+    read_corrections,
+    shares,
+    with_sealed,
+)
 from marketdata.store.wire import bars_from_blocks
 from marketdata.types import DAY, Bars, SeriesKey, Timeframe
 
@@ -50,7 +62,7 @@ _log = logging.getLogger(__name__)
 
 _STATES: Final = """
 SELECT k.n, s.coverage, s.revision, s.unsettled, s.first_bar, s.last_bar,
-       s.last_fetched_at
+       s.last_fetched_at, s.final, s.sealed, s.corrections
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
          WITH ORDINALITY AS k (provider, feed, symbol, timeframe, n)
 JOIN series AS s USING (provider, feed, symbol, timeframe)
@@ -90,8 +102,14 @@ _PACKED_TYPES: Final = ["int4", "bytea", "bytea", "bytea"]
 
 # One plan whatever the statistics say: the primary key in order, month by month. A sequential scan
 # or a bitmap scan with its sort would win only on tables too small to matter.
-_ONE_PLAN: Final = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+_ONE_PLAN: Final = sql.SQL(";SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
 
+
+# A partition is dropped once it is empty for those who look then; whoever took a snapshot before must
+# be able to read it to the end. So this comes before the snapshot.
+_OPENING: Final = _ONE_PLAN + sql.SQL(
+    ";LOCK TABLE ONLY market_data_bars_intraday IN ACCESS SHARE MODE"
+)
 
 _EXPORT: Final = "SELECT pg_export_snapshot(), pg_current_snapshot()::text"
 _SEEN: Final = "SELECT pg_current_snapshot()::text"
@@ -117,6 +135,17 @@ class _Shared(NamedTuple):
     seen: str
 
 
+class _Found(NamedTuple):
+    """What one read brought from its snapshot; everything by number of request."""
+
+    states: list[SeriesState]
+    columns: list[list[Sequence[bytes]]]
+    sealed: dict[int, list[Span]]
+    """The part of the request that is sealed."""
+    chunks: dict[int, dict[Span, bytes]]
+    corrections: dict[int, Observed]
+
+
 _Group = tuple[str, str, str]
 _Chunk = tuple[_Group, list[_Block]]
 
@@ -124,25 +153,29 @@ _Chunk = tuple[_Group, list[_Block]]
 class _Pile:
     """The blocks of one read, in chunks that connections of one snapshot take from it."""
 
-    def __init__(self, chunks: Iterable[_Chunk]) -> None:
+    def __init__(self, chunks: Iterable[_Chunk | SealedShare]) -> None:
         self._todo = deque(chunks)
         self.columns: dict[int, Sequence[bytes]] = {}
+        self.sealed: dict[int, dict[Span, bytes]] = {}
+        """By number of request the chunks that reach into it."""
 
     def __len__(self) -> int:
         return len(self._todo)
 
     def work_off(self, raw: Driver) -> None:
         """Read chunks until none is left; one that fails goes back on the pile."""
-        if self._todo:
-            raw.execute(_ONE_PLAN)
         while self._todo:
             try:
                 chunk = self._todo.popleft()
             except IndexError:  # the other connection was faster
                 return
             try:
-                for number, *columns in _copy_blocks(raw, *chunk):
-                    self.columns[number] = columns
+                if isinstance(chunk, SealedShare):
+                    for number, span, data in copy_sealed(raw, chunk):
+                        self.sealed.setdefault(number, {})[span] = data
+                else:
+                    for number, *columns in _copy_blocks(raw, *chunk):
+                        self.columns[number] = columns
             except BaseException:
                 self._todo.appendleft(chunk)
                 raise
@@ -163,7 +196,7 @@ class BarReader:
         """Return the state of every key; a series never written has the empty state."""
         if not keys:
             return {}
-        return self._database.run(lambda c: _states(driver(c), keys), snapshot=True)
+        return self._database.run(lambda c: _states(driver(c), keys)[0], snapshot=True)
 
     def read(self, requests: Sequence[ReadRequest]) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
         """Return state and bars of each request from one snapshot; one request per series."""
@@ -172,36 +205,45 @@ class BarReader:
         if len({request.key for request in requests}) < len(requests):
             raise ValueError("one request per series and read")
 
-        def work(connection: Connection) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
+        def work(connection: Connection) -> _Found:
             return self._read(driver(connection), requests)
 
         try:
-            return self._database.run(work, snapshot=True)
+            found = self._database.run(work, snapshot=True, opening=_OPENING)
         except _SharingRefusedError as refusal:
             _log.info("long reads will use one connection: %s", refusal.__cause__)
             self._alone = True
-            return self._database.run(work, snapshot=True)
+            found = self._database.run(work, snapshot=True, opening=_OPENING)
+        return {
+            request.key: (found.states[number], _assembled(request.key, found, number))
+            for number, request in enumerate(requests)
+        }
 
-    def _read(
-        self, raw: Driver, requests: Sequence[ReadRequest]
-    ) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
-        states = _states(raw, [request.key for request in requests])
+    def _read(self, raw: Driver, requests: Sequence[ReadRequest]) -> _Found:
+        states, corrected = _states(raw, [request.key for request in requests])
         blocks: list[list[_Block]] = []
+        sealed: list[SealedSpans] = []
         count = 0
-        for request in requests:
-            spans = _spans(request, states[request.key])
+        for number, request in enumerate(requests):
+            state = states[request.key]
+            span = _stored(request.span, state)
+            inside = intersect([span], state.sealed)
+            if inside:
+                sealed.append(SealedSpans(number, request.key, inside))
+            spans = _spans(request.key, subtract([span], state.sealed))
             blocks.append([_Block(count + n, request.key.symbol, s) for n, s in enumerate(spans)])
             count += len(spans)
-        pile = _Pile(_chunks(requests, blocks))
+        pile = _Pile([*shares(sealed), *_chunks(requests, blocks)])
         self._work_off(raw, pile)
-        answer = {}
-        for request, own in zip(requests, blocks, strict=True):
-            columns = [pile.columns.pop(b.number) for b in own if b.number in pile.columns]
-            bars = bars_from_blocks(columns)
-            if len(bars) > 1 and not (np.diff(bars.timestamp) > 0).all():
-                raise StoreError(f"bars of {request.key} did not come back in order")
-            answer[request.key] = states[request.key], bars
-        return answer
+        return _Found(
+            states=[states[request.key] for request in requests],
+            columns=[
+                [pile.columns[b.number] for b in own if b.number in pile.columns] for own in blocks
+            ],
+            sealed={each.number: each.spans for each in sealed},
+            chunks=pile.sealed,
+            corrections=read_corrections(raw, [s for s in sealed if s.key in corrected]),
+        )
 
     def _work_off(self, raw: Driver, pile: _Pile) -> None:
         helpers = self._helpers(raw, pile) if len(pile) > 1 and not self._alone else []
@@ -236,7 +278,7 @@ class BarReader:
                 pile.work_off(raw)
 
         try:
-            self._database.run(work, snapshot=shared.name, patient=False)
+            self._database.run(work, snapshot=shared.name, patient=False, opening=_ONE_PLAN)
         except Exception as error:  # the reader does what is left, and meets what is wrong with it
             _log.debug("reading with one connection less: %s", error)
 
@@ -256,10 +298,25 @@ def _one_row(raw: Driver, statement: LiteralString) -> tuple[Any, ...]:
     return row
 
 
-def _spans(request: ReadRequest, state: SeriesState) -> list[Span]:
-    span = _stored(request.span, state)
-    parts = _months(span) if request.key.timeframe.intraday else [span]
-    return [part for part in parts if not part.empty]
+def _assembled(key: SeriesKey, found: _Found, number: int) -> Bars:
+    bars = bars_from_blocks(found.columns[number])
+    if number in found.sealed:
+        bars = with_sealed(
+            key,
+            bars,
+            found.chunks.pop(number, {}),
+            found.sealed[number],
+            found.corrections.get(number),
+        )
+    if len(bars) > 1 and not (np.diff(bars.timestamp) > 0).all():
+        raise StoreError(f"bars of {key} did not come back in order")
+    return bars
+
+
+def _spans(key: SeriesKey, spans: Sequence[Span]) -> list[Span]:
+    if not key.timeframe.intraday:
+        return list(spans)
+    return [part for span in spans for part in _months(span)]
 
 
 def _chunks(
@@ -286,16 +343,23 @@ def _chunks(
             yield group, chunk
 
 
-def _states(raw: Driver, keys: Sequence[SeriesKey]) -> dict[SeriesKey, SeriesState]:
+def _states(
+    raw: Driver, keys: Sequence[SeriesKey]
+) -> tuple[dict[SeriesKey, SeriesState], set[SeriesKey]]:
+    """Return the state of every key, and which of them have corrections of sealed bars."""
     found = dict.fromkeys(keys, SeriesState())
+    corrected = set()
     columns = [list(column) for column in zip(*keys, strict=True)]
-    for number, coverage, *rest in raw.execute(_STATES, columns, binary=True):
-        found[keys[number - 1]] = SeriesState(coverage, *rest)
-    return found
+    for number, *fields, corrections in raw.execute(_STATES, columns, binary=True):
+        key = keys[number - 1]
+        found[key] = SeriesState(*fields)
+        if corrections:
+            corrected.add(key)
+    return found, corrected
 
 
 def _stored(span: Span, state: SeriesState) -> Span:
-    """Return the part of `span` that can hold rows."""
+    """Return the part of `span` that can hold bars."""
     if state.first_bar is None or state.last_bar is None:
         return Span(0, 0)
     return span.clip(Span(state.first_bar, state.last_bar + 1))

@@ -32,6 +32,8 @@ _ROWS_PER_CHUNK: Final = 65_536
 
 _EMPTY, _LOWER_INCLUSIVE, _UPPER_INCLUSIVE, _LOWER_INFINITE, _UPPER_INFINITE = 1, 2, 4, 8, 16
 
+_ONE_RANGE: Final = struct.Struct(">iiBiqiq")
+
 _FIELDS: Final = (
     [("n", ">i4"), ("timestamp", ">i8")] + [(c, ">f8") for c in COLUMNS] + [("revision", ">i8")]
 )
@@ -121,6 +123,10 @@ class _SpansLoader(Loader):
 
 def spans_from_multirange(data: bytes) -> list[Span]:
     """Return the spans of a binary tstzmultirange whose ranges are all finite ``[start, end)``."""
+    if len(data) == _ONE_RANGE.size:  # that of a healthy series
+        _, _, flags, _, start, _, end = _ONE_RANGE.unpack(data)
+        if flags == _LOWER_INCLUSIVE:
+            return [Span(start + POSTGRES_EPOCH, end + POSTGRES_EPOCH)]
     (count,) = struct.unpack_from(">i", data)
     spans = []
     at = 4

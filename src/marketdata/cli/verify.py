@@ -1,0 +1,123 @@
+"""``marketdata verify``: hold what is stored against the broker."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from marketdata.cli.backfill import OptionalSymbols, stopped_by_signals
+from marketdata.cli.exits import DONE, INCOMPLETE, INTERRUPTED, exit_code
+from marketdata.cli.options import ALL, End, Feed, Start, command, symbols_of
+from marketdata.cli.output import Output, instant, make_table
+
+if TYPE_CHECKING:
+    from marketdata.config import Settings
+    from marketdata.drift import VerifyReport
+
+_SHOWN: Final = 20
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "verify", ALL)(verify)
+
+
+def verify(
+    out: Output,
+    settings: Settings,
+    symbols: OptionalSymbols = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="How many sessions (for days: months) to compare.")
+    ] = 20,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Compare all that is stored, not a sample.")
+    ] = False,
+    start: Start = None,
+    end: End = None,
+    timeframe: Annotated[
+        list[str] | None,
+        typer.Option("--timeframe", "-t", help="Of stored bars: 1min, 1day; repeatable."),
+    ] = None,
+    feed: Feed = None,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Store what differs as the broker has it.")
+    ] = False,
+) -> int:
+    """Read stored bars from the broker again and report what differs.
+
+    A sample is drawn anew each day. Exit code 3: something differs.
+    """
+    from marketdata.types import Timeframe
+    from marketdata.verifying import verify as compare
+    from marketdata.wiring import Runtime
+
+    named = symbols_of(symbols or []) or None
+    parsed = [Timeframe.parse(t) for t in timeframe] if timeframe else None
+    with closing(Runtime(settings)) as runtime, stopped_by_signals(out) as stop:
+        if runtime.simulated:
+            out.note("SIMULATED prices")
+        report = compare(
+            runtime,
+            symbols=named,
+            timeframes=parsed,
+            start=start,
+            end=end,
+            feed=feed,
+            sample=None if everything else sample,
+            correct=correct,
+            stop=stop,
+        )
+    return _show_drift(out, report, correct)
+
+
+def _show_drift(out: Output, report: VerifyReport, correct: bool) -> int:
+    from marketdata.clock import from_micros
+
+    right = ("bars", "largest difference", "of the value")
+    table = make_table("column", *right, right=right)
+    for drift in report.fields:
+        sizes = f"{drift.largest_absolute:g}", f"{drift.largest_relative:.2e}"
+        table.add_row(drift.field, f"{drift.bars:,}", *sizes)
+        out.row({name: getattr(drift, name) for name in drift.__slots__})
+    if report.fields:
+        out.table(table)
+        out.line()
+    for found in report.drifts:
+        key = {"symbol": found.key.symbol, "timeframe": found.key.timeframe.value}
+        span = {"start": from_micros(found.span.start), "end": from_micros(found.span.end)}
+        counts = {"changed": found.changed, "missing_here": found.missing_here}
+        out.row({**key, **span, **counts, "missing_there": found.missing_there})
+    for found in report.drifts[:_SHOWN]:
+        out.line(
+            f"{found.key.symbol} {found.key.timeframe} {instant(from_micros(found.span.start))}: "
+            f"{found.changed} changed, {found.missing_here} missing here, "
+            f"{found.missing_there} missing there"
+        )
+    for failed in report.failed:
+        out.note(f"{failed.key} not compared: {failed.error}", style="yellow")
+    for key_doubted in report.suspicious:
+        out.note(f"{key_doubted}: the broker lacks too many bars to be believed", style="yellow")
+    _say_verified(out, report, correct)
+    return out.done(_drift_code(report), **report.summary())
+
+
+def _say_verified(out: Output, report: VerifyReport, correct: bool) -> None:
+    out.line(
+        f"{report.bars:,} bars in {report.stretches:,} stretches of {report.series:,} series "
+        f"compared; {report.calls:,} calls"
+    )
+    if not report.drifted:
+        out.line("nothing differs" if report.stretches else "nothing could be compared")
+    elif correct:
+        out.line(f"{report.corrected:,} bars corrected, {report.withdrawn:,} taken out")
+    else:
+        out.line("--correct stores what the broker has", style="yellow")
+
+
+def _drift_code(report: VerifyReport) -> int:
+    if report.drifted:
+        return INCOMPLETE
+    if report.stopped:
+        return INTERRUPTED
+    return exit_code(report.failed[0].error) if report.failed else DONE

@@ -1,0 +1,195 @@
+"""The indicators that are kept: their newest values come from the cache, and reads leave them there.
+
+What is kept is the default set on split-adjusted bars of regular hours. A block is current while
+no newer bar is due, by calendar and clock; no commit has raised its series' revision; and nobody
+has asked about corporate actions since.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from marketdata import caching, planning
+from marketdata.adjusting import action_version
+from marketdata.indicator_codec import CAPACITY
+from marketdata.indicator_values import NOTHING_BEFORE, Tail, valid_until
+from marketdata.indicators import DEFAULT, Indicator
+from marketdata.spans import Span
+from marketdata.splits import RECHECK
+from marketdata.types import Bars, Floats, SeriesKey, Split, Timeframe
+
+if TYPE_CHECKING:
+    from marketdata.arguments import Request
+    from marketdata.cache.indicators import IndicatorCache
+    from marketdata.clock import Deadline
+    from marketdata.queries import BarsQuery
+    from marketdata.reader import SeriesAnswer
+    from marketdata.wiring import Runtime
+
+KEPT: Final[tuple[Indicator, ...]] = tuple(DEFAULT)
+KEPT_COLUMNS: Final[tuple[str, ...]] = tuple(c for each in KEPT for c in each.columns)
+"""The columns of a record, in the cache and in the store."""
+_REMEMBERED: Final = 64
+
+
+def version_number(symbol: str, splits: Sequence[Split]) -> int:
+    """Return the action version of one symbol's splits as a number: 0 without any."""
+    return int(action_version({symbol: splits}), 16)
+
+
+class KeptIndicators:
+    """Serves and leaves the newest values of the kept indicators."""
+
+    def __init__(self, runtime: Runtime, cache: IndicatorCache) -> None:
+        self._runtime = runtime
+        self._cache = cache
+        self._selected: OrderedDict[int, tuple[Tail, tuple[str, ...], int, Bars]] = OrderedDict()
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {column: n for n, column in enumerate(KEPT_COLUMNS)}
+
+    def serves(self, request: Request, columns: Sequence[str]) -> bool:
+        """Whether the answer to `request` may be in the cache."""
+        window = request.query.window
+        return (
+            window.start is None
+            and window.limit is not None
+            and window.limit <= CAPACITY
+            and self.covers(request)
+            and all(column in self._places for column in columns)
+        )
+
+    def covers(self, request: Request) -> bool:
+        """Whether the newest values of such bars are kept."""
+        query = request.query
+        return (
+            request.adjustment == "split"
+            and not query.window.explicit_end
+            and (query.session == "regular" or not query.timeframe.intraday)
+        )
+
+    def get(self, request: Request) -> dict[str, Tail]:
+        """Return the newest values of the symbols of `request` whose blocks are current and hold
+        as many as it asks for; never raises for Redis."""
+        query = request.query
+        assert query.window.limit is not None
+        keys = [query.key(symbol) for symbol in query.symbols]
+        base, end = self._newest(query, request.now_us)
+        found = self._cache.get(keys, base)
+        return {
+            key.symbol: tail
+            for key, tail in found.items()
+            if len(tail.timestamp) >= query.window.limit
+            and self._current(tail, query.timeframe, end, request.now_us)
+        }
+
+    def _newest(self, query: BarsQuery, now_us: int) -> tuple[Timeframe | None, int]:
+        """Return the stored timeframe the bars derive from (None: their own), and up to where
+        bars are closed now."""
+        caps = self._runtime.broker.capabilities(query.feed)
+        base = caps.bases[query.timeframe][0].base
+        end = caching.newest_end(query, base, caps, self._runtime.calendar(), now_us)
+        return (None if base is query.timeframe else base), end
+
+    def _current(self, tail: Tail, timeframe: Timeframe, end: int, now_us: int) -> bool:
+        if now_us - tail.actions_us > RECHECK or now_us >= tail.valid_until:
+            return False
+        behind = Span(tail.covered_until, end)
+        return behind.empty or not self._runtime.calendar().trading_spans(
+            behind, planning.stored_hours(timeframe)
+        )
+
+    def selected(self, tail: Tail, columns: tuple[str, ...], limit: int) -> Bars:
+        """Return the last values of `columns`, shape (columns, limit), read-only; remembered while
+        the tail is the same object, for who asks the same again and again."""
+        known = self._selected.get(id(tail))
+        if known is not None and known[0] is tail and known[1:3] == (columns, limit):
+            return known[3]
+        places = [self._places[column] for column in columns]
+        table = Bars(tail.timestamp[-limit:], tail.values[-limit:, places].T).frozen()
+        self._selected[id(tail)] = (tail, columns, limit, table)
+        if len(self._selected) > _REMEMBERED:
+            self._selected.popitem(last=False)
+        return table
+
+    # ------------------------------------------------------------------------------ leaving
+
+    def known_actions(
+        self, query: BarsQuery, symbols: Sequence[str], start: int, deadline: Deadline
+    ) -> dict[str, tuple[int, int]]:
+        """Return when the provider was last asked about the splits of `symbols`, asking now where
+        that is due, and when the next announced one takes effect: what is read from the store
+        after this call is known as of these moments."""
+        runtime = self._runtime
+        if not symbols:
+            return {}
+        now_us = runtime.clock.now_us()
+        known = runtime.store.checked(query.provider, symbols)
+        due = [
+            s
+            for s in symbols
+            if s not in known or known[s][0].start > start or now_us - known[s][1] > RECHECK
+        ]
+        if due:
+            runtime.splits.checked(query.provider, due, start, deadline)
+            known = runtime.store.checked(query.provider, symbols)
+        splits = runtime.store.splits(query.provider, symbols)
+        return {s: (asked, valid_until(splits[s], now_us)) for s, (_, asked) in known.items()}
+
+    def can_leave(self, query: BarsQuery) -> bool:
+        """Whether answers to `query` come from one stored series, whose floor can guard them."""
+        return len(self._runtime.broker.capabilities(query.feed).bases[query.timeframe]) == 1
+
+    def leave(
+        self,
+        request: Request,
+        read: Mapping[str, tuple[SeriesAnswer, int]],
+        values: Mapping[str, Floats],
+        splits: Mapping[str, Sequence[Split]],
+        actions: Mapping[str, tuple[int, int]],
+    ) -> None:
+        """Leave the newest of `values` in the cache.
+
+        Parameters
+        ----------
+        read : mapping
+            By symbol, the closed bars read and the index of the first with a settled value.
+        values : mapping
+            Of each bar read, shape (kept columns, bars).
+        splits, actions : mapping
+            What the bars were adjusted with, and what `known_actions` said before.
+        """
+        query = request.query
+        base, end = self._newest(query, request.now_us)
+        tails: dict[SeriesKey, Tail] = {}
+        for symbol, (series, first) in read.items():
+            if symbol not in actions:
+                continue
+            tail = _tail(series.bars, first, values[symbol], end)
+            if tail is not None:
+                tails[query.key(symbol)] = replace(
+                    tail,
+                    revision=series.revision,
+                    actions_us=actions[symbol][0],
+                    action_version=version_number(symbol, splits.get(symbol, ())),
+                    fetched_us=series.fetched_us,
+                    base=base,
+                    valid_until=actions[symbol][1],
+                )
+        if tails:
+            self._cache.put(tails)
+
+
+def _tail(bars: Bars, first: int, values: Floats, end: int) -> Tail | None:
+    """Return the newest values of the bars before `end`, from the `first` on."""
+    stop = int(bars.timestamp.searchsorted(end))
+    start = max(first, stop - CAPACITY)
+    if start >= stop:
+        return None
+    previous = int(bars.timestamp[start - 1]) if start else NOTHING_BEFORE
+    return Tail(bars.timestamp[start:stop], values[:, start:stop].T, end, 0, 0, 0, previous)

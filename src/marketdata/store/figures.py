@@ -1,0 +1,196 @@
+"""The figures that metrics, health and ``status`` show: cheap reads over the whole store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from marketdata.clock import to_micros
+from marketdata.store.connection import Database
+from marketdata.store.job_runs import JobRun
+from marketdata.store.leases import Holding
+from marketdata.types import Timeframe
+
+_SIZES: Final = text("""
+SELECT pg_database_size(current_database()),
+       (SELECT coalesce(sum(pg_total_relation_size(relid)), 0)::bigint
+        FROM pg_partition_tree('market_data_bars'::regclass)),
+       pg_total_relation_size('bar_chunks'::regclass),
+       pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
+""")
+_SERIES: Final = text("""
+SELECT count(*), coalesce(sum(bar_count - sealed_count), 0)::bigint,
+       coalesce(sum(sealed_count), 0)::bigint, coalesce(sum(corrections), 0)::bigint,
+       count(*) FILTER (WHERE ranges > 1), coalesce(sum(ranges - 1) FILTER (WHERE ranges > 1), 0)
+FROM (SELECT bar_count, sealed_count, corrections,
+             (SELECT count(*) FROM unnest(coverage)) AS ranges FROM series) AS s
+""")
+# A derived timeframe is as fresh as what it derives from.
+_WANTED: Final = text("""
+WITH wanted AS (
+    SELECT DISTINCT symbol, CASE WHEN timeframe ~ '(min|hour)$' THEN '1min' ELSE '1day' END AS base
+    FROM symbol_subscriptions
+    WHERE ended_at IS NULL AND (pinned OR lease_until > clock_timestamp())),
+known AS (
+    SELECT symbol, timeframe, max(upper(coverage)) AS until FROM series GROUP BY 1, 2)
+SELECT w.base, k.until, count(*)
+FROM wanted AS w LEFT JOIN known AS k ON k.symbol = w.symbol AND k.timeframe = w.base
+GROUP BY 1, 2
+""")
+_BUDGET: Final = text("""
+SELECT coalesce(max(used), 0), bool_or(paused) FROM (
+    SELECT (SELECT sum(g) FROM unnest(granted) WITH ORDINALITY AS u (g, at)
+            WHERE newest - (newest % 61 + 61 - (at - 1)) % 61
+                  > floor(extract(epoch FROM clock_timestamp())) - 60) AS used,
+           paused_until > clock_timestamp() AS paused
+    FROM rate_budgets) AS b
+""")
+_RUN_COLUMNS: Final = (
+    "job, occasion, started_at, finished_at, outcome, market_time, summary, error, holder, fence"
+)
+_RUNS: Final = text(f"""
+SELECT DISTINCT ON (job) {_RUN_COLUMNS} FROM job_runs
+WHERE outcome IS NULL OR outcome NOT IN ('skipped', 'missed', 'error') ORDER BY job, id DESC
+""")  # noqa: S608
+_SUCCESSES: Final = text(f"""
+SELECT DISTINCT ON (job) {_RUN_COLUMNS} FROM job_runs
+WHERE outcome IN ('done', 'incomplete') ORDER BY job, id DESC
+""")  # noqa: S608
+_FAILURES: Final = text("""
+SELECT job, count(*) FROM job_runs AS r
+WHERE outcome IN ('failed', 'lost')
+  AND id > coalesce((SELECT max(id) FROM job_runs AS s
+                     WHERE s.job = r.job AND s.outcome IN ('done', 'incomplete')), 0)
+GROUP BY job
+""")
+_PASSED_OVER: Final = text("""
+SELECT job, outcome, count(*) FROM job_runs
+WHERE outcome IN ('skipped', 'missed', 'error') AND started_at > clock_timestamp() - interval '1 day'
+GROUP BY 1, 2
+""")
+_LEASES: Final = text("""
+SELECT name, holder, fence, acquired_at, lease_until, details, lease_until > clock_timestamp()
+FROM leases ORDER BY name
+""")
+_COUNTERS: Final = text("SELECT name, value FROM counters")
+
+_TIMEOUT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One look at the store."""
+
+    database_bytes: int
+    row_bytes: int
+    """Of market_data_bars, indexes included."""
+    chunk_bytes: int
+    read_only: bool
+    series: int
+    rows: int
+    sealed: int
+    """Bars in sealed chunks."""
+    corrections: int
+    torn: int
+    """Series with gaps inside."""
+    gaps: int
+    wanted: Mapping[Timeframe, Mapping[int | None, int]]
+    """For each stored timeframe: how many subscribed symbols are covered until when (microseconds
+    UTC; None: never fetched)."""
+    requests_used: int
+    """In the last minute, of the credential that used most."""
+    requests_paused: bool
+    runs: Mapping[str, JobRun]
+    """The newest run of each job."""
+    successes: Mapping[str, JobRun]
+    failures: Mapping[str, int]
+    """Of each job since its last success."""
+    passed_over: Mapping[tuple[str, str], int]
+    """Runs that never began in the last 24 hours, by job and ``skipped``, ``missed`` or
+    ``error``."""
+    leases: Mapping[str, Holding]
+    counters: Mapping[str, int]
+
+    @property
+    def leader(self) -> Holding | None:
+        """The daemon that acts; None where none does."""
+        found = self.leases.get("daemon")
+        return found if found is not None and found.live else None
+
+
+class PostgresFigures:
+    """Reads `Figures`.
+
+    Parameters
+    ----------
+    database : Database
+        Its timeouts bound how long a look may take.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def connect(cls, url: str, schema: str) -> PostgresFigures:
+        """Return one with a connection of its own: a busy pool or a hung server holds a look up
+        for `_TIMEOUT` seconds and no longer."""
+        return cls(
+            Database(
+                url,
+                schema=schema,
+                pool_size=1,
+                connect_timeout=_TIMEOUT,
+                pool_timeout=_TIMEOUT,
+                statement_timeout=_TIMEOUT,
+                lock_timeout=_TIMEOUT,
+                application_name="marketdata-figures",
+            )
+        )
+
+    def look(self) -> Figures:
+        """Return the figures of this moment, from one snapshot. Raises `StoreError`."""
+        return self._database.run(_look, snapshot=True)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _look(connection: Connection) -> Figures:
+    def rows(statement: Any) -> list[Any]:
+        return list(connection.execute(statement).all())
+
+    (sizes,), (series,), (budget,) = rows(_SIZES), rows(_SERIES), rows(_BUDGET)
+    wanted: dict[Timeframe, dict[int | None, int]] = {}
+    for base, until, count in rows(_WANTED):
+        wanted.setdefault(Timeframe(base), {})[_micros(until)] = count
+    database_bytes, row_bytes, chunk_bytes, read_only = sizes
+    count, unsealed, sealed, corrections, torn, gaps = map(int, series)
+    return Figures(
+        database_bytes=database_bytes,
+        row_bytes=row_bytes,
+        chunk_bytes=chunk_bytes,
+        read_only=read_only,
+        series=count,
+        rows=unsealed,
+        sealed=sealed,
+        corrections=corrections,
+        torn=torn,
+        gaps=gaps,
+        wanted=wanted,
+        requests_used=int(budget[0]),
+        requests_paused=bool(budget[1]),
+        runs={row[0]: JobRun(*row) for row in rows(_RUNS)},
+        successes={row[0]: JobRun(*row) for row in rows(_SUCCESSES)},
+        failures=dict(rows(_FAILURES)),
+        passed_over={(job, outcome): count for job, outcome, count in rows(_PASSED_OVER)},
+        leases={row[0]: Holding(*row) for row in rows(_LEASES)},
+        counters=dict(rows(_COUNTERS)),
+    )
+
+
+def _micros(moment: datetime | None) -> int | None:
+    return None if moment is None else to_micros(moment)
