@@ -19,6 +19,7 @@ import adbc_driver_postgresql.dbapi
 import pandas as pd
 import psycopg
 
+from benchmarks.arctic_anchor import ArcticAbsentError, measure
 from benchmarks.bench_chunks import MOST_BYTES, TWO_YEARS, Room, minutes
 from benchmarks.timing import Row, take_turns
 from marketdata.clock import from_micros
@@ -208,6 +209,15 @@ def _reading(store: PostgresStore, url: str) -> Iterator[Row]:
     yield Row("read sealed", size, best["sealed"], "ADBC over rows", best["ADBC"], 6, True)
     yield Row("read sealed", size, best["sealed"], "pandas.read_sql", best["read_sql"], 100, True)
     yield Row("read sealed", size, best["sealed"], "our rows", best["rows"], None, True)
+    try:
+        arctic = measure(minutes(_ALIKE[0])).read_ms
+    except ArcticAbsentError as absent:
+        print(f"  ArcticDB is not here, no figure beside it: {absent}", flush=True)
+    else:
+        yield Row(
+            "read sealed, over a connection", size, best["sealed"], "ArcticDB's files", arctic, 6,
+            False,
+        )  # fmt: skip
 
 
 def _many(store: PostgresStore, symbols: int) -> Row:

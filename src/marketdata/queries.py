@@ -29,7 +29,8 @@ def select(bars: Bars, query: BarsQuery, calendar: TradingCalendar) -> Bars:
     """Return the bars of the query's session, and of these the last `limit`; may be views."""
     if query.timeframe.intraday and query.session == "regular" and len(bars):
         runs = _joined(calendar.runs(bars.timestamp, "regular"))
-        bars = Bars.concat([Bars(bars.timestamp[a:b], bars.values[:, a:b]) for a, b in runs])
+        if runs != [(0, len(bars))]:
+            bars = Bars.concat([Bars(bars.timestamp[a:b], bars.values[:, a:b]) for a, b in runs])
     if query.window.limit is not None:
         bars = bars.last(query.window.limit)
     return bars
