@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from marketdata.cli import main
+from marketdata.store import PostgresStore
 
+NOW = "2024-03-13T15:00:30-04:00"
+"""A Wednesday in session."""
 _SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
@@ -106,3 +109,30 @@ class InProcess(CommandLine):
         root.handlers[:] = handlers
         root.setLevel(level)
         return Finished(code, *self._capture.readouterr())
+
+
+def on_servers(directory: Path, database_url: str, redis_url: str, **settings: str) -> CommandLine:
+    """Return a command line on servers of a test's own, with a home of its own."""
+    settings = {"home": str(directory / "home"), **settings}
+    return CommandLine(directory, database_url=database_url, redis_url=redis_url, **settings)
+
+
+@pytest.fixture
+def empty(
+    tmp_path: Path,
+    database_url: str,
+    redis_db: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> InProcess:
+    """A command line on the sandbox at `NOW`, and an empty database without a schema."""
+    line = on_servers(tmp_path, database_url, redis_db, broker="sandbox", clock=NOW)
+    return InProcess(line, monkeypatch, capsys)
+
+
+@pytest.fixture
+def marketdata(empty: InProcess, database_url: str) -> InProcess:
+    """A command line on the sandbox at `NOW`, and a database that is ready."""
+    with PostgresStore(database_url) as store:
+        store.migrate()
+    return empty

@@ -15,7 +15,7 @@ from marketdata.protocols import Commit, ReadRequest, SeriesState
 from marketdata.spans import Span
 from marketdata.store import PostgresStore
 from marketdata.types import MINUTE, VOLUME, Bars, SeriesKey, Timeframe
-from tests.command_line import CommandLine, InProcess
+from tests.command_line import InProcess, on_servers
 
 NOW = "2024-03-13T20:30:00-04:00"
 """A Wednesday evening: all sessions up to this day are over."""
@@ -43,14 +43,7 @@ def marketdata(
     """A command line on an empty database with a schema; it asks nobody."""
     with PostgresStore(database_url) as store:
         store.migrate()
-    line = CommandLine(
-        tmp_path,
-        database_url=database_url,
-        redis_url=redis_db,
-        home=str(tmp_path / "home"),
-        broker="auto",
-        clock=NOW,
-    )
+    line = on_servers(tmp_path, database_url, redis_db, broker="auto", clock=NOW)
     return InProcess(line, monkeypatch, capsys)
 
 

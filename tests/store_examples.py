@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
+import psycopg
 
 from marketdata.protocols import Commit, ReadRequest
 from marketdata.spans import Span
@@ -67,3 +70,26 @@ def assert_same_bars(found: Bars, expected: Bars) -> None:
     """Equal bit for bit, NaN included."""
     assert found.timestamp.tolist() == expected.timestamp.tolist()
     assert found.values.tobytes() == np.ascontiguousarray(expected.values).tobytes()
+
+
+def overtaken[T](url: str, statement: str, work: Callable[[], T]) -> T:
+    """Run `work` against rows that `statement` has changed and not committed; commit once `work`
+    waits for them, and return what it returns."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database())"
+    )
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(url, autocommit=True) as watch,
+        psycopg.connect(url) as first,
+    ):
+        first.execute("SET search_path = marketdata")
+        assert first.execute(statement).rowcount
+        later = pool.submit(work)
+        ends = time.monotonic() + 10
+        while watch.execute(waiting).fetchone() != (True,) and time.monotonic() < ends:
+            time.sleep(0.005)
+        assert not later.done(), "nothing held it up"
+        first.commit()
+        return later.result()

@@ -11,6 +11,28 @@ ALTER TABLE series
     ADD COLUMN corrections  integer NOT NULL DEFAULT 0,
     ADD COLUMN tombstones   integer NOT NULL DEFAULT 0;
 UPDATE series SET first_row = first_bar, last_row = last_bar;
+-- What was stored before this migration is final where its bars' own revisions (stage 3) say so:
+-- not the days with a bar of a lower stage, and nothing after the newest day that is known final.
+WITH days AS (
+    SELECT provider, feed, symbol, timeframe,
+           date_trunc('day', "timestamp", 'America/New_York') AS midnight,
+           min(revision) >= 30000000000000 AS is_final
+    FROM market_data_bars_intraday
+    GROUP BY provider, feed, symbol, timeframe, midnight),
+spans AS (
+    SELECT days.*, (midnight AT TIME ZONE 'America/New_York' + interval '1 day')
+                   AT TIME ZONE 'America/New_York' AS next_midnight
+    FROM days),
+known AS (
+    SELECT provider, feed, symbol, timeframe, max(next_midnight) FILTER (WHERE is_final) AS until,
+           coalesce(range_agg(tstzrange(midnight, next_midnight)) FILTER (WHERE NOT is_final), '{}')
+               AS doubtful
+    FROM spans GROUP BY provider, feed, symbol, timeframe)
+UPDATE series AS s
+SET final = (s.coverage - s.unsettled - k.doubtful) * tstzmultirange(tstzrange(NULL, k.until))
+FROM known AS k
+WHERE k.until IS NOT NULL
+  AND (s.provider, s.feed, s.symbol, s.timeframe) = (k.provider, k.feed, k.symbol, k.timeframe);
 COMMENT ON COLUMN series.final IS
     'Part of coverage that was observed when the provider''s correction period was over: an '
     'observation made before that never replaces a bar here.';

@@ -85,9 +85,10 @@ CREATE VIEW market_data_indicators AS
     CROSS JOIN LATERAL unnest(s.names) WITH ORDINALITY AS c (indicator_name, place)
     WHERE v.indicator_values[c.place] <> 'NaN';
 COMMENT ON VIEW market_data_indicators IS
-    'Indicator values of the subscribed symbols, one a row: the newest of each series, and all of '
-    'the timeframes that MARKETDATA_INDICATOR_HISTORY names. No row where a series is too young '
-    'for an indicator. For a value at any other time ask get_indicators().';
+    'Values of the default indicators, one a row: the newest of each series that is subscribed or '
+    'was read, and of subscribed ones all of the timeframes that MARKETDATA_INDICATOR_HISTORY '
+    'names. No row where a series is too young for an indicator. For a value at any other time ask '
+    'get_indicators().';
 COMMENT ON COLUMN market_data_indicators."timestamp" IS 'Open of the bar, UTC.';
 COMMENT ON COLUMN market_data_indicators.indicator_name IS
     'As get_indicators() names its columns: rsi_14, macd_12_26_9_signal.';

@@ -116,6 +116,7 @@ class BackfillReport:
     ended: Ended
     filled: tuple[Filled, ...] = ()
     failed: tuple[Failed, ...] = ()
+    """Series that failed, now or before, and wait for their next retry."""
     gaps_left: tuple[SeriesKey, ...] = ()
     """Series that were to be complete after this run and are not, though nothing failed."""
     rejected: Mapping[str, int] = field(default_factory=dict)

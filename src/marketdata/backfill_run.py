@@ -318,10 +318,13 @@ class Run:
         if ended != "stopped" and not left.chunks:
             ended = "complete"  # the limit was reached with the last page
         gaps = self._gaps_left(after) if self._ended is None else ()
+        # What failed before and waits for its time is as little there as what failed now.
+        waiting = (gap.failure for gap in after.audit.waiting if gap.failure is not None)
+        failed = {f.key: Failed(f.key, f.error, f.retry_us) for f in waiting} | self._failed
         return BackfillReport(
             ended=ended,
             filled=tuple(_filled(k, t) for k, t in sorted(self._tallies.items())),
-            failed=tuple(self._failed[k] for k in sorted(self._failed)),
+            failed=tuple(failed[k] for k in sorted(failed)),
             gaps_left=gaps,
             rejected=dict(self._rejected),
             calls=self._calls,

@@ -32,7 +32,7 @@ from marketdata.backfill_plan import Chunk, in_lanes
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline
 from marketdata.errors import DataQualityError, MarketDataError
-from marketdata.fetching import LEASE, KeptAlive
+from marketdata.fetching import LEASE, KeptAlive, land
 from marketdata.planning import Fetch
 from marketdata.protocols import (
     BarCache,
@@ -197,16 +197,9 @@ class ChunkWalk:
             if mine:
                 self._fetch(mine, ticket, walked, on_page)
         finally:
-            self._land(ticket)
+            if ticket.led:
+                land(self._flights, ticket)
         return walked
-
-    def _land(self, ticket: FlightTicket) -> None:
-        if not ticket.led:
-            return
-        try:
-            self._flights.land(ticket, None)
-        except MarketDataError as failure:
-            log.warning("flight %s not landed, its lease will run out: %s", ticket.id, failure)
 
     def _still_missing(
         self, fetch: Fetch, keys: Sequence[SeriesKey], walked: Walked

@@ -26,7 +26,7 @@ from marketdata.protocols import (
     SeriesState,
 )
 from marketdata.queries import BarsQuery, select
-from marketdata.spans import Span
+from marketdata.spans import Span, subtract
 from marketdata.types import DAY, Bars, Int64s, SeriesKey, Timeframe
 
 BLOCK_BARS: Final = 500
@@ -303,6 +303,10 @@ class BlocksFromStore:
         again: list[ReadRequest] = []
         for key, (state, bars) in found.items():
             span = self._spans[key]
+            hours = planning.stored_hours(key.timeframe)
+            left = subtract([span], state.coverage)
+            if any(self._calendar.trading_spans(hole, hours) for hole in left):
+                continue  # dropped since we asked what there is
             block = CachedBlock(span, state.revision, bars, None, state.fetched_us)
             self.made[key] = trimmed(block, self._calendar, key.timeframe)
             start = self._longer(key, state, bars)

@@ -108,6 +108,7 @@ class Daemon:
         self._ended_by: MarketDataError | None = None
         self._observer: Observer | None = None
         self._cycle_failures = 0
+        self._unfetched = 0
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._metrics = Metrics(
             __version__,
@@ -139,9 +140,11 @@ class Daemon:
 
         Raises
         ------
-        StoreUnavailableError
+        StoreUnavailableError, CacheError
             The servers did not come within the time given; a retry can help.
             Or the embedded servers were stopped while it worked.
+        StoreReadOnlyError
+            PostgreSQL lets this user write nothing.
         ConfigurationError, SchemaError
             A setting or the schema needs a hand; a retry does not help.
         """
@@ -180,25 +183,25 @@ class Daemon:
                 self._stop.wait(_RETRY)
                 continue
             self._runtime = runtime
-            self._await_redis(runtime.cache, until)
-            return runtime
+            return runtime if self._await_redis(runtime.cache, until) else None
         return None
 
-    def _await_redis(self, cache: RedisCache, until: float) -> None:
-        """Wait for Redis, and go on without: it makes reads faster, never right or wrong."""
+    def _await_redis(self, cache: RedisCache, until: float) -> bool:
+        """Return whether Redis came before we are to end. A daemon that works does without it;
+        one that starts without it more likely has a wrong address."""
         said = False
         while not self._stop.is_set():
             try:
                 cache.info()
-                return
+                return True
             except CacheError as error:
                 if time.monotonic() + _RETRY > until:
-                    log.error("going on without Redis, slower: %s", error)
-                    return
+                    raise
                 if not said:
                     log.warning("waiting for Redis, %.0f s at most: %s", self._wait, error)
                 said = True
                 self._stop.wait(_RETRY)
+        return False
 
     def _assemble(self, runtime: Runtime) -> tuple[Ticker, ProcessLeases, Observer]:
         book = runtime.job_leases
@@ -217,6 +220,7 @@ class Daemon:
                 "requests_per_minute": request_limit(runtime),
             },
         )
+        book.renew({}, token="", seconds=0)  # who may not write can never lead: say so now
         self._runner = JobRunner(
             runtime, self._leases, book, runtime.job_runs, self._stop, self._jobs
         )
@@ -312,8 +316,18 @@ class Daemon:
 
     def _reconcile(self) -> None:
         right = self._right()
-        if right is not None:
-            self._run_job("reconcile", right)
+        if right is None:
+            return
+        self._run_job("reconcile", right)
+        # Who subscribes at the weekend need not wait for Monday's first cycle. Once for each
+        # change: what the broker does not know stays unfetched.
+        assert self._runtime is not None
+        with suppress(MarketDataError):
+            wanted = self._runtime.figures.look().wanted
+            before, self._unfetched = self._unfetched, sum(w.get(None, 0) for w in wanted.values())
+            if self._unfetched > before:
+                assert self._ticker is not None
+                self._ticker.now(Tick.CYCLE)
 
     def _nightly(self) -> None:
         """Do the night's work, what of it is not done yet; what fails is tried again that night."""

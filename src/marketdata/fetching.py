@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache as remembered
+from itertools import count
 from typing import Final
 
 from marketdata import planning
@@ -54,6 +55,8 @@ LEASE: Final = 10.0
 this long for a process that was killed."""
 _POLL_FIRST: Final = 0.02
 _POLL_MOST: Final = 0.25
+_LANDING: Final = 1.0
+"""Seconds within which landing a flight is tried again."""
 
 
 Progress = Callable[[FetchTrace], None]
@@ -130,7 +133,7 @@ class Fetcher:
                 shared = None if _is_private(error, deadline) else error
                 raise
             finally:
-                self._land(ticket, shared)
+                land(self._flights, ticket, shared)
                 self._local.land({k: led[k] for k in ticket.led}, shared)
             self._wait_elsewhere(fetch, dict(ticket.others), deadline, trace)
         except MarketDataError as error:
@@ -138,12 +141,6 @@ class Fetcher:
             raise
         finally:
             self._local.land(led, shared)
-
-    def _land(self, ticket: FlightTicket, error: MarketDataError | None) -> None:
-        try:
-            self._flights.land(ticket, error)
-        except MarketDataError as failure:
-            log.warning("flight %s not landed, its lease will run out: %s", ticket.id, failure)
 
     def _still_missing(
         self, fetch: Fetch, keys: Sequence[SeriesKey]
@@ -254,6 +251,25 @@ class KeptAlive:
                 self._flights.renew(self._ticket, LEASE)
             except MarketDataError as failure:
                 log.warning("flight %s not renewed: %s", self._ticket.id, failure)
+
+
+def land(flights: FlightLog, ticket: FlightTicket, error: MarketDataError | None = None) -> None:
+    """End a flight, whatever becomes of that: left alone, its lease runs out.
+
+    Others, and our own next fetch, would wait for that: so a lost connection is met with another
+    try or two, as long as these fail at once.
+    """
+    ends = time.monotonic() + _LANDING
+    for attempt in count():
+        try:
+            flights.land(ticket, error)
+        except MarketDataError as failure:
+            pause = _POLL_FIRST * 4**attempt
+            if failure.transient and time.monotonic() + pause < ends:
+                time.sleep(pause)
+                continue
+            log.warning("flight %s not landed, its lease will run out: %s", ticket.id, failure)
+        return
 
 
 # --------------------------------------------------------------------------------------- errors

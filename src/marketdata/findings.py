@@ -20,6 +20,8 @@ LEAST_HORIZON_DAYS: Final = 30
 _MANY: Final = 0.1
 """The share of stale series above which it is not single symbols any more."""
 _FEW_REQUESTS: Final = 0.1
+_FEW_PASSED_OVER: Final = 3
+"""Ticks a day that may be passed over without anybody having to know: the next run does it all."""
 _PASSED_OVER: Final = {
     "skipped": (
         "the run before still went on",
@@ -138,7 +140,7 @@ def _of_ticks(vitals: Vitals) -> Iterator[Finding]:
     for (job, outcome), count in sorted(vitals.figures.passed_over.items()):
         why, cure = _PASSED_OVER[outcome]
         yield Finding(
-            Level.WARNING,
+            Level.WARNING if count > _FEW_PASSED_OVER else Level.OK,
             "skipped",
             f"{count:,} run{'' if count == 1 else 's'} of {job} did not begin in 24 hours: {why}",
             cure,

@@ -27,8 +27,9 @@ from marketdata.types import SeriesKey, Timeframe
 
 BLOCK_BARS: Final = 500
 """Regular bars that a series gets at once when it is new or was away for long."""
-FINAL_SESSIONS: Final = 3
-"""Sessions whose final values are still asked for; what a longer outage left is a verification's."""
+FINAL_SESSIONS: Final = 10
+"""Sessions whose final values are still asked for, about what is not sealed yet; what a longer
+outage left is for ``verify --correct``."""
 MERGE_BARS: Final = 15
 """Bars by which a read may be widened to share a request, beside its own length once more: 500
 series of 20 bars still fit one page."""

@@ -127,8 +127,12 @@ def _listen(address: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
         listener.listen(128)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         listener.close()
+        if isinstance(error, ValueError):
+            raise ConfigurationError(
+                f"{address!r} is not an address", cure="write host:port, such as 127.0.0.1:9464"
+            ) from None
         raise ConfigurationError(
             f"the daemon cannot listen on {address}: {getattr(error, 'strerror', None) or error}",
             cure="end what uses the port, or set MARKETDATA_LISTEN to another host:port; port 0 "

@@ -188,9 +188,10 @@ class Importer:
             return
         gated = {symbol: self._gated(symbol, parts) for symbol, parts in waiting.items()}
         raw = self._to_raw({s: bars for s, bars in gated.items() if len(bars)})
-        # A row that comes later, in a later round, replaces an earlier one, as in one round.
-        observed = self._now_us + 1000 * self._rounds
+        # A row that comes later, in a later round, replaces an earlier one, as in one round; the
+        # first replaces what was fetched before, also where the clock stands still.
         self._rounds += 1
+        observed = self._now_us + 1000 * self._rounds
         for group in _groups(raw):
             self._store({s: self._commit(s, raw[s], observed) for s in group})
         for symbol, bars in raw.items():
@@ -348,7 +349,9 @@ class Importer:
         delay = caps.settle_delay if timeframe.intraday else caps.daily_settle_delay
         span = planning.recordable(covers, self._calendar, timeframe, edge, self._now_us - delay)
         settled = planning.settling(self._calendar, timeframe, self._now_us)
-        symbols = [s for s in self.report.symbols if s not in self.report.failed]
+        # A symbol all of whose rows were rejected is misread rather than quiet.
+        kept = [s for s, found in self.report.symbols.items() if found.bars]
+        symbols = [s for s in kept if s not in self.report.failed]
         if span.empty:
             return
         for low in range(0, len(symbols), COVERED_AT_ONCE):

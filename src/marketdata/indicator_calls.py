@@ -111,7 +111,8 @@ class IndicatorCalls(BarAnswers):
         tz, as_of, timeout : optional
             As for `get_bars`.
         bars : bool
-            Put the columns of the bars before those of the indicators.
+            Put the columns of the bars before those of the indicators. No name is there twice: the
+            indicator ``vwap`` takes the place of the bars' own column of that name.
 
         Returns
         -------
@@ -135,7 +136,9 @@ class IndicatorCalls(BarAnswers):
         deadline = deadline_of(timeout, self._settings.timeout)
         check_choice("missing", missing, ("raise", "skip"))
         chosen = resolve(indicators)
-        columns = (*(COLUMNS if bars else ()), *_columns(chosen))
+        named = _columns(chosen)
+        beside = tuple(n for n, name in enumerate(COLUMNS) if name not in named) if bars else ()
+        columns = (*(COLUMNS[n] for n in beside), *named)
         if field is not None:
             check_choice("field", field, columns)
         zone = zone_of(
@@ -155,7 +158,7 @@ class IndicatorCalls(BarAnswers):
             feed=feed,
             as_of=as_of,
         )
-        found = self._found(request, chosen, bars, include_forming, missing, deadline)
+        found = self._found(request, chosen, beside, include_forming, missing, deadline)
         frame = self._table(request, found, columns, field, zone)
         runtime = self._runtime
         frame.attrs[frames.ATTRS_KEY] = provenance_of(
@@ -194,7 +197,7 @@ class IndicatorCalls(BarAnswers):
         self,
         request: Request,
         chosen: Sequence[Indicator],
-        with_bars: bool,
+        beside: tuple[int, ...],
         include_forming: bool,
         missing: str,
         deadline: Deadline,
@@ -204,39 +207,37 @@ class IndicatorCalls(BarAnswers):
         kept = self._runtime.kept_indicators
         served = kept.serves(request, _columns(chosen))
         if served and not include_forming:
-            self._take_newest(request, chosen, with_bars, found, deadline)
+            self._take_newest(request, chosen, beside, found, deadline)
         query = request.query
         rest = tuple(s for s in query.symbols if s not in found.tables)
         if len(found.tables):
             self._runtime.statistics.count(found.answer)
         if rest:
             asked = replace(request, query=replace(query, symbols=rest))
-            self._compute(
-                asked, chosen, served, with_bars, include_forming, missing, found, deadline
-            )
+            self._compute(asked, chosen, served, beside, include_forming, missing, found, deadline)
         return found
 
     def _take_newest(
         self,
         request: Request,
         chosen: Sequence[Indicator],
-        with_bars: bool,
+        beside: tuple[int, ...],
         found: _Found,
         deadline: Deadline,
     ) -> None:
-        """Take the values that the cache holds, with their bars if these are asked for."""
+        """Take the values that the cache holds, with the rows `beside` of their bars."""
         kept = self._runtime.kept_indicators
         tails = kept.get(request)
-        prices = self._newest_bars(request, tuple(tails), deadline) if with_bars and tails else {}
+        prices = self._newest_bars(request, tuple(tails), deadline) if beside and tails else {}
         limit = request.query.window.limit
         assert limit is not None
         for symbol, tail in tails.items():
             table = kept.selected(tail, _columns(chosen), limit)
-            if with_bars:
+            if beside:
                 bars = prices[symbol]
                 if not np.array_equal(bars.timestamp, table.timestamp):
                     continue  # a bar has closed since, or was corrected
-                table = Bars(table.timestamp, np.concatenate([bars.values, table.values]))
+                table = Bars(table.timestamp, _side_by_side(bars.values, beside, table.values))
             found.tables[symbol] = table
             found.versions[symbol] = tail.action_version
             found.answer.series[symbol] = SeriesAnswer(
@@ -257,7 +258,7 @@ class IndicatorCalls(BarAnswers):
         request: Request,
         chosen: Sequence[Indicator],
         served: bool,
-        with_bars: bool,
+        beside: tuple[int, ...],
         include_forming: bool,
         missing: str,
         found: _Found,
@@ -316,8 +317,8 @@ class IndicatorCalls(BarAnswers):
                 series.truncated = series.truncated and closed[symbol] - first < limit
                 first = max(first, closed[symbol] - limit)
             rows = values[symbol][shown, first:]
-            if with_bars:
-                rows = np.concatenate([series.bars.values[:, first:], rows])
+            if beside:
+                rows = _side_by_side(series.bars.values[:, first:], beside, rows)
             found.tables[symbol] = Bars(series.bars.timestamp[first:], np.ascontiguousarray(rows))
             found.versions[symbol] = version_number(symbol, splits.get(symbol, ()))
             found.answer.series[symbol] = series
@@ -377,6 +378,12 @@ def _index_of(columns: tuple[str, ...]) -> pd.Index[str]:
 
 def _columns(indicators: Sequence[Indicator]) -> tuple[str, ...]:
     return tuple(column for each in indicators for column in each.columns)
+
+
+def _side_by_side(bars: Floats, beside: tuple[int, ...], values: Floats) -> Floats:
+    """Return the rows `beside` of the bars' values, and then the indicators'."""
+    chosen = bars if len(beside) == len(bars) else bars[list(beside)]
+    return np.concatenate([chosen, values])
 
 
 def _with_limit(query: BarsQuery, limit: int) -> BarsQuery:

@@ -85,16 +85,17 @@ class WarmReader:
             What `ask` raises of the query itself; history that cannot be had raises nothing.
         """
         wide = self._widened(query, needed)
+        whole: Answer | None = None
         try:
-            found = Warmed(ask(wide))
+            whole = ask(wide)
         except DataUnavailableError:
             if wide == query:
                 raise
-            found = Warmed(ask(query))
-            self._place(query, found)
+        found = Warmed(ask(query) if whole is None else whole)
+        self._place(query, found)
+        if whole is None:
             self._reach_back(query, needed, found, deadline)
         else:
-            self._place(query, found)
             self._go_on(wide, needed, found, deadline)
         self._judge(query, needed, found)
         return found

@@ -50,6 +50,7 @@ Revisions = Mapping[SeriesKey, tuple[int, int]]
 Wanted = Callable[[], Sequence[tuple[str, Timeframe, int]]]
 
 _SAVED_AT_ONCE: Final = 1000
+_CAUGHT_UP_AT_ONCE: Final = 500
 _WANTED_SECONDS: Final = 30.0
 _WAITING_SECONDS: Final = 600.0
 _ASK_AGAIN_SECONDS: Final = 120.0
@@ -144,8 +145,9 @@ class IndicatorUpdater:
                 raise
 
     def fill(self, stop: threading.Event, seconds: float = 20.0, at_once: int = 50) -> int:
-        """Read the history of series that wait for it, as a call for bars would: from the broker
-        where it is not stored. Return how many were begun.
+        """Begin wanted series whose bars somebody else stored, or a process that ended before it
+        had their values; then read the history of series that wait for it, as a call for bars
+        would: from the broker where it is not stored. Return how many were begun.
 
         Parameters
         ----------
@@ -162,7 +164,7 @@ class IndicatorUpdater:
             PostgreSQL failed. What the broker does not give is left for the next time.
         """
         ends = time.monotonic() + seconds
-        begun = 0
+        begun = self._catch_up(stop, ends)
         with self._lock:
             waiting = sorted(self._waiting, key=lambda k: (k.timeframe, k.feed, k.symbol))
         for _, group in groupby(waiting, key=lambda k: (k.timeframe, k.feed)):
@@ -170,6 +172,28 @@ class IndicatorUpdater:
                 if stop.is_set() or time.monotonic() > ends:
                     return begun
                 begun += self._fill(part)
+        return begun
+
+    def _catch_up(self, stop: threading.Event, ends: float) -> int:
+        """Begin series without state whose stored values are none, or older than their bars."""
+        with self._lock:
+            targets = self._wanted_targets() or {}
+            lost = [
+                (key, base)
+                for base, timeframes in targets.items()
+                for key in map(base.with_timeframe, timeframes)
+                if not self._live.known(key) and key not in self._waiting
+            ]
+        if not lost:
+            return 0
+        behind = self._stepper.store.behind([key for key, _ in lost], [base for _, base in lost])
+        bases = dict.fromkeys(lost[n][1] for n in behind)
+        begun = 0
+        for part in batched(bases, _CAUGHT_UP_AT_ONCE):
+            if stop.is_set() or time.monotonic() > ends:
+                break
+            # Of no commit: state of the same symbol's other timeframes takes no step for it.
+            begun += self.update(dict.fromkeys(part, Bars.empty()), {})
         return begun
 
     # ------------------------------------------------------------------------ what is to be done
@@ -432,7 +456,11 @@ class IndicatorUpdater:
         seeds = self._seeder.read_through(known, splits) if known else []
         with self._lock:
             fresh = [seed for seed in seeds if not self._live.known(seed.key)]
-            done = self._stepper.begin(fresh, actions)
+            try:
+                done = self._stepper.begin(fresh, actions)
+            except BaseException:
+                self._live.forget(seed.key for seed in fresh)
+                raise
             for seed in seeds:
                 self._waiting.pop(seed.key, None)
             self._count(done)

@@ -1,4 +1,5 @@
-"""The indicators that are kept: their newest values come from the cache, and reads leave them there.
+"""The indicators that are kept: their newest values come from the cache, and reads leave them there
+and in the store.
 
 What is kept is the default set on split-adjusted bars of regular hours. A block is current while
 no newer bar is due, by calendar and clock; no commit has raised its series' revision; and nobody
@@ -7,16 +8,20 @@ has asked about corporate actions since.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from marketdata import caching, planning
 from marketdata.adjusting import action_version
+from marketdata.errors import MarketDataError, StoreReadOnlyError
 from marketdata.indicator_codec import CAPACITY
-from marketdata.indicator_values import NOTHING_BEFORE, Tail, valid_until
+from marketdata.indicator_values import NOTHING_BEFORE, Newest, Tail, valid_until
 from marketdata.indicators import DEFAULT, Indicator
 from marketdata.spans import Span
 from marketdata.splits import RECHECK
@@ -28,12 +33,16 @@ if TYPE_CHECKING:
     from marketdata.clock import Deadline
     from marketdata.queries import BarsQuery
     from marketdata.reader import SeriesAnswer
+    from marketdata.store.indicators import PostgresIndicators
     from marketdata.wiring import Runtime
+
+log = logging.getLogger("marketdata.indicators")
 
 KEPT: Final[tuple[Indicator, ...]] = tuple(DEFAULT)
 KEPT_COLUMNS: Final[tuple[str, ...]] = tuple(c for each in KEPT for c in each.columns)
 """The columns of a record, in the cache and in the store."""
 _REMEMBERED: Final = 64
+_STORED_REMEMBERED: Final = 20_000
 
 
 def version_number(symbol: str, splits: Sequence[Split]) -> int:
@@ -44,9 +53,12 @@ def version_number(symbol: str, splits: Sequence[Split]) -> int:
 class KeptIndicators:
     """Serves and leaves the newest values of the kept indicators."""
 
-    def __init__(self, runtime: Runtime, cache: IndicatorCache) -> None:
+    def __init__(self, runtime: Runtime, store: PostgresIndicators, cache: IndicatorCache) -> None:
         self._runtime = runtime
+        self._store = store
         self._cache = cache
+        self._stored: OrderedDict[SeriesKey, tuple[int, int, int]] = OrderedDict()
+        self._may_store = True
         self._selected: OrderedDict[int, tuple[Tail, tuple[str, ...], int, Bars]] = OrderedDict()
 
     @cached_property
@@ -153,7 +165,8 @@ class KeptIndicators:
         splits: Mapping[str, Sequence[Split]],
         actions: Mapping[str, tuple[int, int]],
     ) -> None:
-        """Leave the newest of `values` in the cache.
+        """Leave the newest of `values` in the cache, and the last of them in the store. Neither of
+        them makes the read fail that has computed them.
 
         Parameters
         ----------
@@ -182,7 +195,38 @@ class KeptIndicators:
                     valid_until=actions[symbol][1],
                 )
         if tails:
+            self._keep(tails)
             self._cache.put(tails)
+
+    def _keep(self, tails: Mapping[SeriesKey, Tail]) -> None:
+        """Store the last value of each, unless that is what this process has stored already."""
+        rests_on = {
+            key: (int(tail.timestamp[-1]), tail.revision, tail.actions_us)
+            for key, tail in tails.items()
+        }
+        keys = [key for key in tails if self._stored.get(key) != rests_on[key]]
+        if not keys or not self._may_store:
+            return
+        chosen = [tails[key] for key in keys]
+        newest = Newest(
+            keys,
+            np.array([tail.timestamp[-1] for tail in chosen], np.int64),
+            np.stack([tail.values[-1] for tail in chosen]),
+            np.array([tail.revision for tail in chosen], np.int64),
+            np.array([tail.actions_us for tail in chosen], np.int64),
+            np.array([tail.action_version for tail in chosen], np.int64),
+        )
+        try:
+            self._store.save(newest)
+        except MarketDataError as error:
+            self._may_store = not isinstance(error, StoreReadOnlyError)
+            log.info("newest values of %d series not stored: %s", len(keys), error)
+            return
+        for key in keys:
+            self._stored[key] = rests_on[key]
+            self._stored.move_to_end(key)
+        while len(self._stored) > _STORED_REMEMBERED:
+            self._stored.popitem(last=False)
 
 
 def _tail(bars: Bars, first: int, values: Floats, end: int) -> Tail | None:

@@ -156,8 +156,10 @@ class Reader:
         spans = self.planned_spans(call.query, symbols, call.now_us)
         while spans:
             filled = self._fill(call, spans)
-            self._from_store(call, filled)
-            spans = self._wider(call, filled.spans)
+            if self._from_store(call, filled):
+                spans = self._wider(call, filled.spans)
+            else:
+                spans = dict(filled.spans)
 
     def planned_spans(
         self, query: BarsQuery, symbols: Sequence[str], now_us: int
@@ -310,12 +312,18 @@ class Reader:
 
     # ------------------------------------------------------------------------- reading stored
 
-    def _from_store(self, call: _Call, filled: _Filled) -> None:
-        """Read every symbol's segments from one snapshot, derive, filter, and fill the cache."""
+    def _from_store(self, call: _Call, filled: _Filled) -> bool:
+        """Read every symbol's segments from one snapshot, derive, filter, and fill the cache.
+
+        Return False, and answer nothing, where that snapshot covers less than was planned with:
+        what is too old, or damaged, may be dropped at any time.
+        """
         query = call.query
         requests = self._read_requests(query, filled.plans, filled.states)
         read = {request.key: request.span for request in requests}
         found = self._store.read(requests)
+        if self._has_shrunk(query, filled, {key: state for key, (state, _) in found.items()}):
+            return False
         newest = caching.NewestBlocks(
             query, self._broker.capabilities(query.feed), self._calendar(), call.now_us
         )
@@ -334,6 +342,18 @@ class Reader:
                 max((s.fetched_us for s in known if s.fetched_us), default=None),
             )
         newest.put(self._cache)
+        return True
+
+    def _has_shrunk(self, query: BarsQuery, filled: _Filled, states: States) -> bool:
+        """Whether something that was planned to be read is covered no longer."""
+        changed = {
+            symbol: parts
+            for symbol, parts in filled.plans.items()
+            for part in parts
+            if (key := query.key(symbol).with_timeframe(part.base)) in states
+            and states[key].coverage != filled.states[key].coverage
+        }
+        return bool(changed) and bool(self._missing(query, changed, {**filled.states, **states}))
 
     def _read_requests(
         self, query: BarsQuery, plans: Mapping[str, Sequence[Segment]], states: States

@@ -34,7 +34,7 @@ from marketdata.planning import Fetch
 from marketdata.protocols import BarsRequest, Capabilities, Commit, ReadRequest
 from marketdata.quality import gate, withdrawn_labels
 from marketdata.ranges import Moment, read_moment
-from marketdata.spans import Span, intersect
+from marketdata.spans import Span, intersect, subtract
 from marketdata.types import (
     Bars,
     Int64s,
@@ -85,7 +85,8 @@ def verify(
     sample : int or None
         How many sessions (for days: months) of random series; None compares everything.
     correct : bool
-        Store what differs as the broker has it, and take out what it no longer has.
+        Store what differs as the broker has it, and take out what it no longer has. What was
+        compared is final from then on, and may be sealed.
     stop : Event, optional
         Looked at between requests.
 
@@ -286,7 +287,8 @@ class _Check:
         gone = self._gone(compared)
         for key, (ours, theirs) in compared.items():
             wrong = self._found.add(key, fetch.span, ours, theirs)
-            if self._correct and (len(wrong) or key in gone):
+            settles = bool(subtract([fetch.span], stored[key][0].final))
+            if self._correct and (len(wrong) or key in gone or settles):
                 labels = gone.get(key)
                 commits.append(self._commit(key, fetch.span, wrong, labels, observed))
                 self._corrected += len(wrong)

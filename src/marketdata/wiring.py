@@ -166,6 +166,7 @@ class Runtime:
             "leases",
             "listener",
             "broker",
+            "_background",
             "cache",
             "mirror",
             "notices",
@@ -212,7 +213,7 @@ class Runtime:
         """What serves and leaves the kept indicators' newest values. TA-Lib is loaded here."""
         from marketdata.kept_indicators import KEPT_COLUMNS, KeptIndicators
 
-        return KeptIndicators(self, IndicatorCache(self.cache, KEPT_COLUMNS))
+        return KeptIndicators(self, *self.indicator_tiers(KEPT_COLUMNS))
 
     # --------------------------------------------------------------------------------- facts
 
@@ -293,11 +294,12 @@ class Runtime:
 
     def stats(self) -> dict[str, int]:
         """Return the counters of `Client.stats`."""
-        sent = self.broker.health().get("requests_sent")
+        brokers = [self.broker] if self._background is None else [self.broker, self._background]
+        sent = [broker.health().get("requests_sent") for broker in brokers]
         return {
             **self.statistics.snapshot(),
             **{f"redis_{name}": getattr(self.cache.stats, name) for name in _CACHE_COUNTERS},
-            "broker_requests": sent if isinstance(sent, int) else 0,
+            "broker_requests": sum(n for n in sent if isinstance(n, int)),
         }
 
 

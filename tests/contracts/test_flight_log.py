@@ -10,7 +10,7 @@ import pytest
 from marketdata.errors import BrokerTimeoutError, RateLimitError
 from marketdata.protocols import FlightLog, FlightOutcome
 from marketdata.store import PostgresStore
-from tests.store_examples import AAPL, MSFT, migrated_store, minutes
+from tests.store_examples import AAPL, MSFT, migrated_store, minutes, overtaken
 
 SPAN = minutes(0, 10)
 LONG = 60.0
@@ -83,6 +83,15 @@ def test_a_lease_is_renewed_until_it_is_taken_over(log: FlightLog):
     assert log.renew(ticket, OVER)
     log.board([MSFT], SPAN, LONG)
     assert not log.renew(ticket, LONG)
+
+
+def test_a_flight_lands_also_while_it_is_being_renewed(log: PostgresStore, database_url: str):
+    flight = log.board([AAPL, MSFT], SPAN, LONG)
+    renewal = "UPDATE flights SET lease_until = lease_until + interval '1 minute'"
+    assert overtaken(database_url, renewal, lambda: log.renew(flight, LONG))
+    overtaken(database_url, renewal, lambda: log.land(flight, None))
+    assert set(log.outcome({AAPL: flight.id, MSFT: flight.id})) == {AAPL, MSFT}
+    assert log.board([AAPL], SPAN, LONG).led == [AAPL]
 
 
 def test_an_unknown_flight_is_lost(log: FlightLog):

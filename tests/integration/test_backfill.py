@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -252,7 +253,8 @@ def test_one_failing_symbol_fails_alone_and_is_tried_again_later(stack: Stack):
 
     asked = fault.seen
     waiting = job(stack).run(replace(WEEKS, timeframes=(Timeframe.DAY_1,)))
-    assert (waiting.complete, fault.seen) == (True, asked)
+    assert (waiting.complete, fault.seen) == (False, asked)
+    assert waiting.failed == report.failed[:1], "it lacks what it lacked"
 
     stack.sandbox.faults.clear()
     stack.clock.advance(hours=3)
@@ -328,7 +330,7 @@ def test_a_broker_that_is_down_ends_the_run_and_no_symbol_is_blamed(
 def test_a_store_that_takes_no_writes_ends_the_run(stack: Stack):
     store = runtime(stack.client).store
     url = stack.settings["database_url"]
-    name = url.rpartition("/")[2]
+    name = urlsplit(url).path[1:]
 
     def read_only(_progress: BackfillProgress) -> None:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -459,6 +461,20 @@ def test_the_backfills_broker_is_the_readers_with_a_reserve(stack: Stack):
     everything = running.broker.health()["requests_per_minute"]
     assert everything == 10_000
     assert running.background_broker.health()["requests_per_minute"] == 7_500
+
+
+def test_what_the_backfills_broker_asks_is_counted_and_it_is_closed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+):
+    running = runtime(stack.client)
+    assert running.broker.verdict("AAPL", Deadline(5)).known
+    before = stack.client.stats()["broker_requests"]
+    assert running.background_broker.verdict("KO", Deadline(5)).known
+    assert stack.client.stats()["broker_requests"] == before + 1
+    closed = []
+    monkeypatch.setattr(running.background_broker, "close", lambda: closed.append(True))
+    stack.client.close()
+    assert closed == [True]
 
 
 def test_bars_committed_by_a_backfill_are_read_at_once(stack: Stack):

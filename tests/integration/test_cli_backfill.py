@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -274,3 +275,40 @@ def test_verify_compares_and_says_what_differs(
     assert marketdata("verify", "--all", MARKETDATA_CLOCK=later).code == 0
     vendor.faults.add("status", status=503, times=None)
     assert marketdata("verify").code == 69
+
+
+HANGS = """
+import threading, time
+from marketdata.cli import backfill
+from marketdata.cli.output import Output
+
+backfill._LAST_RESORT = {last_resort}
+with backfill.stopped_by_signals(Output()) as stop:
+    threading.Thread(target=threading.Event().wait).start()
+    print("hangs", flush=True)
+    while True:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("last_resort", "signals"), [(0.2, 1), (60, 2)])
+def test_what_hangs_is_left_to_the_kernel(last_resort: float, signals: int) -> None:
+    """A server that answers no more holds threads, and they the interpreter."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGS.format(last_resort=last_resort)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "hangs\n"
+        process.send_signal(signal.SIGINT)
+        assert "stopping" in process.stderr.readline()
+        if signals == 2:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        process.kill()
+        process.communicate()

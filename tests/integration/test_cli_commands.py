@@ -20,38 +20,11 @@ from marketdata import embedded
 from marketdata.clock import FixedClock, parse_clock
 from marketdata.sandbox import Fault, Sandbox
 from marketdata.store import PostgresStore
-from tests.command_line import CommandLine, InProcess
+from tests.command_line import NOW, CommandLine, InProcess, empty, marketdata
 
-NOW = "2024-03-13T15:00:30-04:00"
+__all__ = ["empty", "marketdata"]
+
 NOWHERE = "postgresql://somebody:a-secret@127.0.0.1:1/x"
-
-
-@pytest.fixture
-def empty(
-    tmp_path: Path,
-    database_url: str,
-    redis_db: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> InProcess:
-    """A command line on an empty database without a schema."""
-    line = CommandLine(
-        tmp_path,
-        database_url=database_url,
-        redis_url=redis_db,
-        home=str(tmp_path / "home"),
-        broker="sandbox",
-        clock=NOW,
-    )
-    return InProcess(line, monkeypatch, capsys)
-
-
-@pytest.fixture
-def marketdata(empty: InProcess, database_url: str) -> InProcess:
-    """A command line on a database that is ready."""
-    with PostgresStore(database_url) as store:
-        store.migrate()
-    return empty
 
 
 @pytest.fixture

@@ -6,34 +6,11 @@ import io
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from marketdata.kept_indicators import KEPT_COLUMNS
-from marketdata.store import PostgresStore
-from tests.command_line import CommandLine, InProcess
+from tests.command_line import InProcess, empty, marketdata
 
-NOW = "2024-03-13T15:00:30-04:00"
-
-
-@pytest.fixture
-def marketdata(
-    tmp_path: Path,
-    database_url: str,
-    redis_db: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> InProcess:
-    with PostgresStore(database_url) as store:
-        store.migrate()
-    line = CommandLine(
-        tmp_path,
-        database_url=database_url,
-        redis_url=redis_db,
-        home=str(tmp_path / "home"),
-        broker="sandbox",
-        clock=NOW,
-    )
-    return InProcess(line, monkeypatch, capsys)
+__all__ = ["empty", "marketdata"]
 
 
 def test_a_table_json_csv_and_parquet(marketdata: InProcess, tmp_path: Path) -> None:
@@ -55,6 +32,20 @@ def test_a_table_json_csv_and_parquet(marketdata: InProcess, tmp_path: Path) -> 
     seen = marketdata("indicators", "AAPL", "-i", "rsi_14", "-n", "3", "--parquet", str(path))
     assert seen.code == 0
     assert pd.read_parquet(path)["rsi_14"].tolist() == frame["rsi_14"].tolist()
+
+
+def test_of_many_rows_each_symbol_shows_its_newest(marketdata: InProcess) -> None:
+    for command in (("bars",), ("indicators", "-i", "sma_10")):
+        seen = marketdata(*command, "AAPL", "KO", "-n", "30")
+        table = [line.split()[0] for line in seen.out.splitlines()[3:-1]]
+        assert (table.count("AAPL"), table.count("KO")) == (10, 10), seen.out
+        assert "the last 20 of 60 rows" in seen.out
+
+
+def test_vwap_beside_bars_stands_there_once(marketdata: InProcess) -> None:
+    seen = marketdata("indicators", "AAPL", "-i", "vwap", "-t", "1min", "-n", "2", "--bars")
+    assert seen.code == 0
+    assert seen.out.splitlines()[1].split().count("vwap") == 1
 
 
 def test_what_does_not_fit_is_named(marketdata: InProcess) -> None:

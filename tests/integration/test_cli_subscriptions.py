@@ -8,31 +8,9 @@ import pytest
 
 from marketdata.cli.subscriptions import read_universe
 from marketdata.errors import InvalidSymbolError, RequestError
-from marketdata.store import PostgresStore
-from tests.command_line import CommandLine, InProcess
+from tests.command_line import InProcess, empty, marketdata
 
-NOW = "2024-03-13T15:00:30-04:00"
-
-
-@pytest.fixture
-def marketdata(
-    tmp_path: Path,
-    database_url: str,
-    redis_db: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> InProcess:
-    with PostgresStore(database_url) as store:
-        store.migrate()
-    line = CommandLine(
-        tmp_path,
-        database_url=database_url,
-        redis_url=redis_db,
-        home=str(tmp_path / "home"),
-        broker="sandbox",
-        clock=NOW,
-    )
-    return InProcess(line, monkeypatch, capsys)
+__all__ = ["empty", "marketdata"]
 
 
 def changes(objects: list[dict[str, object]]) -> list[str]:

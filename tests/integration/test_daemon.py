@@ -20,6 +20,7 @@ from marketdata.sandbox import Fault
 from marketdata.store import PostgresStore
 from tests.command_line import CommandLine
 from tests.daemons import DaemonProcess, Daemons, make_daemons, until
+from tests.redis_process import RedisProcess
 from tests.replayed_market import SECRET, Market, in_process, make_market, nowhere
 
 __all__ = ["in_process", "make_daemons", "make_market", "nowhere"]
@@ -158,17 +159,31 @@ def test_without_servers_it_fails_in_the_end(
     assert SECRET not in done.err
 
 
-def test_without_redis_it_works_slower(make_daemons: Callable[..., Daemons], database_url: str):
+def test_without_redis_it_does_not_start(
+    in_process: Callable[..., CommandLine], nowhere: dict[str, str], database_url: str
+):
     with PostgresStore(database_url) as store:
         store.migrate()
-    daemons = make_daemons(
-        database_url=database_url, redis_url="redis://127.0.0.1:9/0", broker="none"
-    )
-    daemon = daemons.up("--wait", "0")
-    until(daemon.is_ready)
-    until(lambda: daemon.metric('marketdata_server_up{server="postgres"}') == 1)
-    assert daemon.metric('marketdata_server_up{server="redis"}') == 0
-    assert daemon.end()[0] == 0
+    done = in_process(**{**nowhere, "database_url": database_url})("up", "--wait", "1")
+    assert done.code == 69
+    assert "Redis" in done.err
+
+
+def test_redis_gone_while_it_works_makes_it_slower(
+    make_daemons: Callable[..., Daemons], database_url: str
+):
+    with PostgresStore(database_url) as store:
+        store.migrate()
+    with RedisProcess() as server:
+        settings = {"database_url": database_url, "redis_url": server.url, "broker": "none"}
+        daemon = make_daemons(**settings).quick()
+        until(daemon.is_ready)
+        until(lambda: daemon.metric("marketdata_server_up") == 2)
+        server.stop()
+        until(lambda: daemon.metric('marketdata_server_up{server="redis"}') == 0)
+        assert daemon.is_ready()
+        assert daemon.metric('marketdata_server_up{server="postgres"}') == 1
+        assert daemon.end()[0] == 0
 
 
 def test_a_newer_schema_and_a_taken_port_need_a_hand(
@@ -216,3 +231,18 @@ def test_marketdata_down_ends_the_daemon_too(
     assert embedded.down(home)
     assert daemon.process.wait(30) == 69
     assert not embedded.status(home).running
+
+
+def test_who_may_only_read_cannot_be_a_daemon(
+    in_process: Callable[..., CommandLine],
+    nowhere: dict[str, str],
+    database_url: str,
+    redis_db: str,
+):
+    with PostgresStore(database_url) as store:
+        store.migrate()
+    joint = "&" if "?" in database_url else "?"
+    reader = f"{database_url}{joint}options=-c%20role%3Dmarketdata_reader"
+    done = in_process(**{**nowhere, "database_url": reader, "redis_url": redis_db})("up")
+    assert done.code == 69
+    assert "marketdata_writer" in done.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from marketdata.daemon import Daemon
 from marketdata.errors import BrokerUnavailableError
 from marketdata.jobs import JOBS, NIGHTLY, Job
 from marketdata.store import PostgresStore
+from marketdata.types import Timeframe
 from marketdata.wiring import Runtime
 from tests.daemons import until
 from tests.replayed_market import nowhere
@@ -78,6 +79,21 @@ def make_night(
             return night
 
         yield make
+
+
+def test_who_subscribes_at_the_weekend_does_not_wait_for_monday(
+    make_night: Callable[..., Night], database_url: str, redis_db: str, nowhere: dict[str, str]
+):
+    saturday = make_night("replay:2024-03-16T12:00:00-04:00@300")
+    until(lambda: saturday.ran.count("reconcile") >= 2)
+    assert saturday.ran.count("cycle") == 1, "who comes to lead acts, and nobody after that"
+    settings = {**nowhere, "database_url": database_url, "redis_url": redis_db}
+    with closing(Runtime(Settings.load(**settings))) as runtime:
+        runtime.subscriptions.pin("me", ["AAPL"], Timeframe.MIN_1)
+    until(lambda: saturday.ran.count("cycle") == 2)
+    seen = saturday.ran.count("reconcile")
+    until(lambda: saturday.ran.count("reconcile") >= seen + 3)
+    assert saturday.ran.count("cycle") == 2, "what cannot be fetched is not asked for again"
 
 
 def test_a_night_that_was_missed_is_made_up_for_until_morning(make_night: Callable[..., Night]):

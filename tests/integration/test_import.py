@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from marketdata import importing
+from marketdata.clock import from_micros
 from marketdata.sandbox.files import FileMarket
 from marketdata.sandbox.source import Action
 from marketdata.store import PostgresStore
@@ -233,6 +234,22 @@ def test_what_is_stated_is_never_covered_beyond_what_has_closed(
     assert end - 5 * MINUTE < state.coverage[-1].end <= end
 
 
+def test_a_symbol_of_which_nothing_could_be_kept_is_not_covered(
+    marketdata: InProcess, store: PostgresStore, tmp_path: Path
+) -> None:
+    """Midnights of another zone make no daily bars: the symbol is misread, not quiet."""
+    rows = ["AAPL,2024-03-12,1,2,1,2,100", "KO,2024-03-12T00:00:00Z,1,2,1,2,100"]
+    for row in rows:
+        path = csv_file(tmp_path / f"{row[:2]}.csv", [row])
+        done = marketdata("import", str(path), *DAYS, "--covers", "2024-03-11:2024-03-13")
+    assert done.code == 3
+    assert "--dates" in done.err
+    assert stored(store, "AAPL", "1day")[0].coverage
+    assert not stored(store, "KO", "1day")[0].coverage
+    assert marketdata("import", str(path), *DAYS, "--dates").code == 0
+    assert len(stored(store, "KO", "1day")[1]) == 1
+
+
 def test_instants_in_covers_hold_colons(
     marketdata: InProcess, store: PostgresStore, tmp_path: Path
 ) -> None:
@@ -306,6 +323,16 @@ def test_the_brokers_own_bars_are_read_without_asking_it_and_its_later_word_coun
     span = slice("2024-03-12T13:30Z", "2024-03-12T19:59Z")
     assert not np.array_equal(found.loc[span, "close"], theirs.loc[span, "close"])
     assert len(fresh) >= 390
+    # What is imported afterwards replaces it, also where the clock stands still.
+    assert (
+        marketdata(*command, "--as-broker", **servers, MARKETDATA_CLOCK=stack_time(stack)).code == 0
+    )
+    found = stack.client.get_bars("NVDA", "1min", **asked)
+    np.testing.assert_array_equal(found.loc[span, "close"], theirs.loc[span, "close"])
+
+
+def stack_time(stack: Stack) -> str:
+    return from_micros(stack.clock.now_us()).isoformat()
 
 
 # ------------------------------------------------------------------------------------- basis

@@ -268,6 +268,20 @@ def test_too_little_history_waits_and_is_filled(stack: Stack) -> None:
     assert updater.fill(stop) == 0
 
 
+def test_a_fill_that_fails_is_made_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.client.get_bars("AAPL", "1min", limit=100)
+    updater = IndicatorUpdater(runtime(stack.client))
+    updater.update(fetched(stack, ["AAPL"]))
+    stop = threading.Event()
+    with monkeypatch.context() as broken:
+        broken.setattr(updater._stepper.store, "save", _gone)
+        with pytest.raises(md.StoreUnavailableError):
+            updater.fill(stop)
+    assert len(updater) == 0
+    assert updater.fill(stop) == 1
+    check(stack, "AAPL", rows=64)
+
+
 def test_a_young_series_is_filled_from_its_first_bar(stack: Stack) -> None:
     stack.client.get_bars("ARM", "1day", limit=3)
     updater = IndicatorUpdater(runtime(stack.client))
@@ -365,3 +379,34 @@ def test_readers_never_see_a_value_that_is_not_so(stack: Stack, updater: Indicat
     for frame in {frame.index[-1]: frame for frame in seen}.values():
         near(frame.to_numpy(), truth.loc[frame.index].to_numpy())
     assert all(len(frame) == 20 for frame in seen)
+
+
+def test_bars_that_others_stored_get_their_values_though_nothing_new_closes(stack: Stack) -> None:
+    stack.client.get_bars("AAPL", "1min", limit=1000)
+    stack.client.get_bars("KO", "1day", limit=1200)
+    wanted = [
+        ("AAPL", Timeframe.MIN_1, 0),
+        ("KO", Timeframe.DAY_1, 0),
+        ("MSFT", Timeframe.MIN_1, 0),
+    ]
+    updater = IndicatorUpdater(runtime(stack.client), wanted=lambda: wanted)
+    assert updater.fill(threading.Event()) == 2, "of MSFT nothing is stored yet"
+    check(stack, "AAPL", rows=64)
+    check(stack, "KO", "1day", rows=64)
+    assert updater.fill(threading.Event()) == 0
+    # Another process finds them stored; one that ended before it had the values does not.
+    assert (
+        IndicatorUpdater(runtime(stack.client), wanted=lambda: wanted).fill(threading.Event()) == 0
+    )
+    stack.clock.advance(minutes=1)
+    fetched(stack, ["AAPL"])
+    later = IndicatorUpdater(runtime(stack.client), wanted=lambda: wanted)
+    assert later.fill(threading.Event()) == 1
+    check(stack, "AAPL")
+    wanted.append(("AAPL", Timeframe.MIN_5, 0))
+    later._targets_until = 0.0
+    assert later.fill(threading.Event()) == 1
+    check(stack, "AAPL", "5min")
+    stack.clock.advance(minutes=1)
+    assert later.update(fetched(stack, ["AAPL"])) == 1
+    check(stack, "AAPL")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pytest
 
 import marketdata as md
@@ -84,6 +85,19 @@ def test_columns_stand_in_the_order_asked_and_bars_before_them(stack: Stack) -> 
     hot = stack.client.get_indicators("KO", "sma_10", "1min", limit=5, bars=True)
     assert "redis" in tiers(hot)
     close(hot, frame[[*COLUMNS, "sma_10"]])
+
+
+def test_vwap_beside_bars_is_the_indicator_and_stands_there_once(stack: Stack) -> None:
+    alone = stack.client.get_indicators("KO", ["vwap", "sma_10"], "1min", limit=5)
+    beside = stack.client.get_indicators("KO", ["vwap", "sma_10"], "1min", limit=5, bars=True)
+    kept = [name for name in COLUMNS if name != "vwap"]
+    assert list(beside.columns) == [*kept, "vwap", "sma_10"]
+    same(beside[["vwap", "sma_10"]], alone)
+    prices = stack.client.get_bars("KO", "1min", limit=5, adjustment="split")
+    same(beside[kept], prices[kept])
+    assert (beside["vwap"] != prices["vwap"]).any()
+    field = stack.client.get_indicators("KO", "vwap", "1min", limit=5, bars=True, field="vwap")
+    same(field.rename(columns={"KO": "vwap"}).rename_axis(columns=None), alone[["vwap"]])
 
 
 def test_a_collection_gives_a_multiindex_and_a_field_a_matrix(stack: Stack) -> None:
@@ -388,3 +402,37 @@ def test_yahoo_s_minutes_reach_back_a_month_and_that_is_said(
         close(recent, frame.tail(20))
     finally:
         yahoo.close()
+
+
+def test_what_a_read_computed_is_stored_for_sql(stack: Stack) -> None:
+    def rows() -> list[tuple[Any, ...]]:
+        with psycopg.connect(stack.settings["database_url"]) as connection:
+            return connection.execute(
+                'SELECT symbol, timeframe, "timestamp", indicator_name, indicator_value, provider, '
+                "feed, adjustment, action_version FROM marketdata.market_data_indicators "
+                "ORDER BY symbol, indicator_name"
+            ).fetchall()
+
+    frame = stack.client.get_indicators(["AAPL", "KO"], timeframe="1min", limit=5)
+    found = rows()
+    assert len(found) == 2 * len(KEPT_COLUMNS)
+    for symbol, timeframe, moment, name, value, *rest in found:
+        last = frame.loc[symbol].iloc[-1]
+        assert (timeframe, moment, value) == ("1min", last.name, last[name])
+        assert rest[:3] == ["sandbox", "sip", "split"]
+    stack.clock.advance(minutes=1)
+    stack.client.get_indicators("KO", "rsi_14", "1min", limit=1)
+    assert {row[0]: row[2] for row in rows()}["KO"] > found[-1][2]
+    before = rows()
+    stack.client.get_indicators("KO", ["rsi_14", "atr_14"], "1min", limit=1)
+    stack.client.get_indicators("KO", None, "1min", limit=9, adjustment="raw")
+    stack.client.get_indicators("KO", None, "1min", limit=9, end="now")
+    assert rows() == before, "only of what is kept, and only the newest"
+
+
+def test_values_that_cannot_be_stored_are_given_all_the_same(stack: Stack) -> None:
+    stack.client.get_bars("KO", "1min", limit=1200)
+    with psycopg.connect(stack.settings["database_url"], autocommit=True) as connection:
+        connection.execute("ALTER TABLE marketdata.indicator_latest ADD CHECK (false) NOT VALID")
+    for _ in range(2):
+        assert len(stack.client.get_indicators("KO", None, "1min", limit=5)) == 5

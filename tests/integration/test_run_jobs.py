@@ -81,8 +81,9 @@ def test_status_of_a_store_that_is_well(make_market: Callable[[str], Market]):
     assert market.command("run", "cycle").code == 0
     checked = market.command("status", "--check")
     assert (checked.code, checked.out) == (0, "OK - all is well\n")
-    shown = market.command("status")
+    shown = market.command("status", COLUMNS="80")
     assert shown.code == 0
+    assert "…" not in shown.out, "nothing is cut off on a narrow terminal"
     assert "all stored" in shown.out
     assert "about " in shown.out
     assert "cycle" in shown.out

@@ -11,10 +11,11 @@ from contextlib import suppress
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from marketdata.errors import ConfigurationError, MarketDataError, StoreError, StoreUnavailableError
 from marketdata.store import PostgresStore
+from marketdata.store.connection import driver
 from marketdata.store.failures import BY_SQLSTATE, FOREIGN, judge, translate
 from tests.store_examples import AAPL, commit_of, migrated_store, minutes, stored
 
@@ -247,6 +248,19 @@ def test_threads_share_the_pool(database_url: str):
         for thread in threads:
             thread.join()
         assert failures == []
+
+
+def test_what_is_in_use_while_a_store_is_closed_is_closed_after_use(database_url: str):
+    with PostgresStore(database_url) as store:
+        kept = []
+
+        def closing_meanwhile(connection: Connection) -> None:
+            kept.append(driver(connection))
+            store.close()
+            assert not kept[0].closed
+
+        store.database.run(closing_meanwhile)
+        assert kept[0].closed
 
 
 def test_a_closed_store_opens_again(database_url: str):

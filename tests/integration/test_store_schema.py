@@ -6,15 +6,18 @@ import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import psycopg
 import pytest
 
+from marketdata.clock import to_micros
 from marketdata.errors import ConfigurationError, SchemaError, StoreReadOnlyError
 from marketdata.spans import Span
 from marketdata.store import PostgresStore
-from marketdata.store.migrations import Migrator, load_migrations, migration_sql
+from marketdata.store.migrations import Migration, Migrator, load_migrations, migration_sql
+from marketdata.store.sealing import Sealer
 from marketdata.types import DAY, Timeframe
 from tests.store_examples import (
     AAPL,
@@ -26,6 +29,10 @@ from tests.store_examples import (
     minutes,
     stored,
 )
+
+
+def micros(text: str) -> int:
+    return to_micros(datetime.fromisoformat(text))
 
 
 def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
@@ -80,6 +87,64 @@ def test_a_failing_migration_leaves_nothing_of_itself_or_of_those_before(databas
             Migrator(store.database, bad).migrate()
         assert Migrator(store.database).applied() == {}
         assert rows(database_url, "SELECT FROM pg_namespace WHERE nspname = 'marketdata'") == []
+
+
+def test_a_migration_may_take_longer_than_other_statements(database_url: str):
+    slow = Migration(1, "slow", "SELECT pg_sleep(0.6); SELECT pg_sleep(0.6);")
+    table = load_migrations()[0]
+    with PostgresStore(database_url, statement_timeout=0.5) as store:
+        found = [replace(slow, statements=table.statements + slow.statements)]
+        assert Migrator(store.database, found).migrate() == [1]
+
+
+# Of a session of the released schema, the stage that its bars were observed at: 3 is final.
+_ROW = """
+INSERT INTO market_data_bars (symbol, timeframe, "timestamp", open, high, low, close, volume,
+                              provider, feed, revision)
+VALUES ('AAPL', '1min', %s, 1, 1, 1, 1, 1, 'alpaca', 'sip', %s * 10000000000000 + 1)
+"""
+_COVERED = """
+INSERT INTO series (provider, feed, symbol, timeframe, coverage, unsettled, revision, first_bar,
+                    last_bar, bar_count)
+VALUES ('alpaca', 'sip', 'AAPL', '1min', tstzmultirange(tstzrange(%s, %s)),
+        tstzmultirange(tstzrange(%s, %s)), 1, %s, %s, 6)
+"""
+
+
+def test_what_an_older_release_stored_is_final_where_its_bars_are_and_can_be_sealed(
+    database_url: str,
+):
+    stages = {
+        "2024-03-06T15:00Z": 3,
+        "2024-03-07T15:00Z": 3,
+        "2024-03-07T16:00Z": 2,  # read again too early: this day is not final
+        "2024-03-08T15:00Z": 3,  # the clocks change two days later
+        "2024-03-11T23:00Z": 3,
+        "2024-03-12T14:00Z": 1,  # today
+    }
+    covered = ("2024-03-06T05:00Z", "2024-03-12T14:01Z")
+    with PostgresStore(database_url) as store:
+        Migrator(store.database, load_migrations()[:5]).migrate()
+        with psycopg.connect(database_url, autocommit=True) as plain:
+            plain.execute("SET search_path = marketdata; SET TimeZone = 'UTC'")
+            plain.execute("SELECT ensure_bar_partitions(ARRAY['2024-03-01'::date])")
+            for label, stage in stages.items():
+                plain.execute(_ROW, (label, stage))
+            ends = (min(stages), max(stages))
+            plain.execute(_COVERED, (*covered, covered[1], covered[1], *ends))
+        before = micros(covered[0]), micros("2024-03-07T05:00Z")
+        after = micros("2024-03-08T05:00Z"), micros("2024-03-12T04:00Z")
+
+        store.migrate()
+
+        state = store.states([AAPL])[AAPL]
+        assert state.final == [Span(*before), Span(*after)]
+        everything = Span(micros(covered[0]), micros(covered[1]))
+        bars = stored(store, everything)
+        assert len(bars) == 6
+        moved = list(Sealer(store.database).seal(AAPL, micros("2024-03-13T04:00Z")))
+        assert sum(each.bars for each in moved) == 3
+        assert_same_bars(stored(store, everything), bars)
 
 
 def test_a_newer_schema_is_refused(database_url: str):

@@ -19,6 +19,7 @@ from marketdata.store.subscriptions import Change
 from marketdata.subscriptions import SubscriptionManager, default_owner
 from marketdata.types import Timeframe
 from tests.stack import Stack, runtime
+from tests.store_examples import overtaken
 
 MINUTE = Timeframe.MIN_1
 
@@ -182,6 +183,30 @@ def test_an_unsubscribe_reaches_the_owners_other_clients(
     worker.subscribe("KO", owner="shared")
     assert wanted(manager) == {"AAPL 1min", "KO 1min"}
     assert runtime(worker).leases.renew() == 2
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_is_being_renewed_is_unsubscribed_all_the_same(
+    stack: Stack, manager: SubscriptionManager, pinned: bool
+) -> None:
+    if pinned:
+        manager.pin("one", ["AAPL", "KO"], Timeframe.MIN_1)
+    else:
+        stack.client.subscribe(["AAPL", "KO"], owner="one")
+    renewal = "UPDATE symbol_subscriptions SET renewed_at = clock_timestamp()"
+    url = stack.settings["database_url"]
+    ended = overtaken(url, renewal, lambda: manager.unsubscribe("one"))
+    assert ended == [("AAPL", "1min"), ("KO", "1min")]
+    assert wanted(manager) == set()
+
+
+def test_what_is_being_renewed_is_released_all_the_same(
+    stack: Stack, manager: SubscriptionManager
+) -> None:
+    stack.client.subscribe(["AAPL", "KO"], owner="one")
+    renewal = "UPDATE symbol_subscriptions SET renewed_at = clock_timestamp()"
+    overtaken(stack.settings["database_url"], renewal, runtime(stack.client).leases.close)
+    assert wanted(manager) == set()
 
 
 def test_renewals_extend_and_revive(stack: Stack, manager: SubscriptionManager) -> None:

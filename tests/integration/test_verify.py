@@ -220,3 +220,24 @@ def test_it_stops_between_requests(filled: Stack):
     )
     assert report.stopped
     assert not report.drifted
+
+
+def test_what_was_stored_before_it_was_final_is_final_once_it_was_corrected(stack: Stack):
+    stack.client.get_bars("AAPL", "1min", limit=300)
+    stack.set_time("2024-04-15T12:00:00-04:00")
+    store = runtime(stack.client).store
+    held = store.states([MINUTES])[MINUTES]
+    before = stored(stack)
+
+    assert not check(stack, sample=None).drifted
+    assert store.states([MINUTES])[MINUTES] == held
+    assert not check(stack, sample=None, correct=True).drifted
+
+    state = store.states([MINUTES])[MINUTES]
+    assert state.coverage == held.coverage
+    calendar = runtime(stack.client).calendar()
+    (final,) = state.final
+    assert calendar.trading_spans(final, "extended") == calendar.trading_spans(
+        held.coverage[0], "extended"
+    )
+    np.testing.assert_array_equal(stored(stack).values, before.values)

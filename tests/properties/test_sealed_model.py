@@ -5,6 +5,7 @@ is what a dictionary would hold.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -42,6 +43,12 @@ class Entry:
 
 def label(hour: int) -> int:
     return MIDNIGHTS[0] + hour * HOUR
+
+
+def trades(hour: int) -> bool:
+    """Whether a bar may lie there: a day counts as final with its hours of trading."""
+    midnight = MIDNIGHTS[bisect_right(MIDNIGHTS, label(hour)) - 1]
+    return 4 * HOUR <= label(hour) - midnight < 20 * HOUR
 
 
 def values_of(version: int) -> tuple[float, ...]:
@@ -107,8 +114,8 @@ class Machine(RuleBasedStateMachine):
         sealed: bool,
     ) -> None:
         end = min(start + length, HOURS.stop)
-        hours = list(range(start, end, stride))
-        withdrawn = sorted({start + w for w in withdraws if start + w < end})
+        hours = [hour for hour in range(start, end, stride) if trades(hour)]
+        withdrawn = sorted({start + w for w in withdraws if start + w < end and trades(start + w)})
         span = Span(label(start), label(end)) if covers else Span(0, 0)
         observed = OBSERVED + minute * HOUR
         until = None if stage is Stage.CLOSED else OBSERVED
@@ -122,6 +129,7 @@ class Machine(RuleBasedStateMachine):
             withdrawn=np.array([label(hour) for hour in withdrawn], np.int64),
             sealed=sealed,
         )
+        before = self.sealed()
         self.store.commit([commit])
         held = {hour: self.stage_at(hour) for hour in range(start, end)}
         revision = revision_of(int(stage), observed)
@@ -135,6 +143,17 @@ class Machine(RuleBasedStateMachine):
                 self.settled.update(held)
             if stage is Stage.FINAL:
                 self.final.update(held)
+        self.lift(self.sealed() - before)
+
+    def sealed(self) -> set[int]:
+        return hours_in(self.store.states([self.key])[self.key].sealed)
+
+    def lift(self, hours: set[int]) -> None:
+        """What goes into a chunk is final from then on, though only its day was seen to be."""
+        for hour in hours:
+            if self.live(hour):
+                entry = self.entries[hour]
+                entry.revision = max(entry.revision, revision_of(int(Stage.FINAL), 0))
 
     def observe(self, hour: int, new: Entry, held: int, noted: bool) -> None:
         old = self.entries.get(hour)
@@ -152,6 +171,7 @@ class Machine(RuleBasedStateMachine):
     @rule(day=st.integers(6, DAYS))
     def seal(self, day: int) -> None:
         list(self.sealer.seal(self.key, MIDNIGHTS[day]))
+        self.lift(self.sealed())
 
     @rule(start=st.integers(0, HOURS.stop - 1), length=st.integers(1, 100))
     def unseal(self, start: int, length: int) -> None:

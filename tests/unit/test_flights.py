@@ -7,8 +7,15 @@ import threading
 import pytest
 
 from marketdata.clock import Deadline
-from marketdata.errors import BrokerUnavailableError
+from marketdata.errors import (
+    BrokerUnavailableError,
+    MarketDataError,
+    StoreError,
+    StoreUnavailableError,
+)
+from marketdata.fetching import land
 from marketdata.flights import LocalFlights
+from marketdata.protocols import FlightTicket
 from marketdata.spans import Span
 from marketdata.types import SeriesKey, Timeframe
 
@@ -94,3 +101,35 @@ def test_many_threads_have_one_leader_a_key(flights: LocalFlights[SeriesKey]) ->
     for thread in threads:
         thread.join()
     assert sorted(leaders) == [A, B]
+
+
+class Landings:
+    """A flight log that refuses the first landings."""
+
+    def __init__(self, *failures: MarketDataError) -> None:
+        self.failures = list(failures)
+        self.landed: list[str] = []
+
+    def land(self, ticket: FlightTicket, error: MarketDataError | None) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.landed.append(ticket.id)
+
+
+TICKET = FlightTicket(id="one", led=[], others={})
+
+
+def test_a_landing_that_met_a_lost_connection_is_made_again():
+    log = Landings(StoreUnavailableError("lost"), StoreUnavailableError("lost again"))
+    land(log, TICKET)  # type: ignore[arg-type]
+    assert log.landed == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries"), [(StoreError("refused"), 1), (StoreUnavailableError("away"), 4)]
+)
+def test_a_landing_that_cannot_be_made_is_left_to_its_lease(failure: StoreError, tries: int):
+    log = Landings(*[failure] * 9)
+    land(log, TICKET)  # type: ignore[arg-type]
+    assert log.landed == []
+    assert 9 - len(log.failures) == tries

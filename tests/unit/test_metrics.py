@@ -136,6 +136,7 @@ def test_a_store_without_a_daemon():
         ({"read_only": True}, {"read_only": Level.CRITICAL}),
         ({"torn": 3, "gaps": 4}, {"gaps": Level.WARNING}),
         ({"passed_over": {("cycle", "skipped"): 7}}, {"skipped": Level.WARNING}),
+        ({"passed_over": {("cycle", "missed"): 1}}, {"skipped": Level.OK}),
         ({"requests_used": 190}, {"budget": Level.WARNING}),
         ({"requests_paused": True}, {"budget": Level.WARNING}),
         ({"wanted": {Timeframe.MIN_1: {None: 1, OPEN: 99}}}, {"stale": Level.WARNING}),
@@ -350,6 +351,12 @@ def test_one_slow_answer_holds_up_no_other(answers: Answers):
     assert time.monotonic() - began < 5
     answers.slow.set()
     waiting.join(10)
+
+
+def test_an_address_that_is_none_is_refused():
+    nothing: Callable[[], Any] = lambda: State(True, {})  # noqa: E731
+    with pytest.raises(ConfigurationError, match="host:port"):
+        HealthServer("nowhere", live=nothing, ready=nothing, detail=dict, metrics=bytes)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "256.1.1.1:80", "nosuchhost.invalid:1"])

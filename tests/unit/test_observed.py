@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from marketdata.store.observed import Observed, apply, decide
+from marketdata.store.observed import Int32s, Observed, apply, decide
 from marketdata.types import Bars, Bools, Int64s, Stage, revision_of
 
 
@@ -28,7 +28,7 @@ def held(stage: Stage):
     return lambda _, timestamp: np.full(len(timestamp), int(stage), np.int64)
 
 
-def never(_: int, __: Int64s) -> Int64s:
+def never(_: Int32s, __: Int64s) -> Int64s:
     raise AssertionError("the spans' stages need not be asked")
 
 
@@ -78,6 +78,20 @@ def test_a_span_holds_its_bars_against_lower_stages(span: Stage, revision: int, 
     new = observed((1, 5, 2.0, revision))
     decision = decide(new, stored, noted(new), held(span))
     assert decision.write.tolist() == [stage >= span]
+
+
+def test_the_spans_of_all_series_are_asked_for_at_once():
+    asked = []
+
+    def stage_at(number: Int32s, timestamp: Int64s) -> Int64s:
+        asked.append((number.tolist(), timestamp.tolist()))
+        return np.where(number == 2, int(Stage.FINAL), int(Stage.CLOSED)).astype(np.int64)
+
+    stored = observed(*((n, t, 1.0, CLOSED) for n in (1, 2, 3) for t in (5, 6)))
+    new = observed(*((n, t, float(t), CLOSED + 1) for n in (1, 2, 3) for t in (5, 6)))
+    decision = decide(new, stored, noted(new), stage_at)
+    assert decision.write.tolist() == [True, True, False, False, True, True]
+    assert asked == [([1, 1, 2, 2, 3, 3], [5, 6, 5, 6, 5, 6])]
 
 
 def test_withdrawals_compete_by_revision_like_bars():

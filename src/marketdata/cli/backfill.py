@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from marketdata.wiring import Runtime
 
 _SHOWN: Final = 20
+_LAST_RESORT: Final = 24.0
+"""Seconds from the first signal to the end, whatever hangs."""
+_AT_ONCE: Final = 1.0
+_SHOW_CURSOR: Final = b"\x1b[?25h"
 
 OptionalSymbols = Annotated[
     list[str] | None, typer.Argument(metavar="[SYMBOLS...]", help="Such as AAPL BRK.B.")
@@ -90,7 +97,7 @@ def backfill(
     named = _named(symbols, file)
     wanted = _wanted(named, timeframe, years, start, end, feed, retry_failed)
     limits = _limits(max_symbols, max_calls, until)
-    with closing(Runtime(settings)) as runtime, stopped_by_signals(out) as stop:
+    with stopped_by_signals(out) as stop, closing(Runtime(settings)) as runtime:
         if named is None:
             _require_symbols(runtime, all_subscribed)
         job = Backfill(runtime, stop)
@@ -170,13 +177,22 @@ def _limits(max_symbols: int, max_calls: int | None, until: str | None) -> Limit
 
 @contextmanager
 def stopped_by_signals(out: Output) -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set; a second Ctrl-C ends the process as usual."""
+    """Yield an event that Ctrl-C and SIGTERM set; a second one ends the process.
+
+    What hangs then, such as a server that answers no more, is left to the kernel: its transaction
+    rolls back.
+    """
     stop = threading.Event()
 
-    def on_signal(number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(number, kept[signal.Signals(number)])
-        out.note("stopping; what is complete is being stored (Ctrl-C again to end at once)")
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            stop.set()
+            _end_within(_LAST_RESORT, number)
+            out.note("stopping; what is complete is being stored (Ctrl-C again to end at once)")
+            return
+        _end_within(_AT_ONCE, number)
+        signal.signal(number, signal.SIG_DFL)
+        signal.default_int_handler(number, frame)
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -189,6 +205,19 @@ def stopped_by_signals(out: Output) -> Iterator[threading.Event]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def _end_within(seconds: float, number: int) -> None:
+    """End the process then if it has not ended by itself: threads that hang would hold it."""
+
+    def end() -> None:
+        if sys.stderr.isatty():
+            os.write(2, _SHOW_CURSOR)
+        os._exit(128 + number)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 # --------------------------------------------------------------------------------------- plan
@@ -233,7 +262,7 @@ def _show_chunks(out: Output, plan: BackfillPlan) -> None:
     from marketdata.backfill_price import price
     from marketdata.clock import from_micros
 
-    right = ("symbols", "chunks", "calls <=", "bars <=", "size <=")
+    right = ("symbols", "calls", "bars", "size")
     table = make_table("timeframe", "from", "to", "stored", *right, right=right)
     groups: dict[tuple[str, bool], list[Any]] = {}
     for chunk in plan.chunks:
@@ -242,7 +271,7 @@ def _show_chunks(out: Output, plan: BackfillPlan) -> None:
         cost = price(chunks, plan.calls_a_minute)
         first = from_micros(min(c.fetch.span.start for c in chunks))
         last = from_micros(max(c.fetch.span.end for c in chunks) - 1)
-        numbers = (cost.symbols, cost.chunks, cost.calls, cost.bars)
+        numbers = (cost.symbols, cost.calls, cost.bars)
         table.add_row(
             timeframe,
             f"{first:%Y-%m-%d}",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from marketdata.backfill_report import BackfillProgress, OnProgress
 
+_WIDE: Final = 116
+"""Columns of a terminal on which all figures have room beside a long bar."""
 _LOG_EVERY: Final = 30.0
 """Seconds between two lines of progress where nobody watches."""
 
@@ -27,26 +29,30 @@ def shown_progress(out: Output, mode: str) -> Iterator[OnProgress | None]:
     if not out.notes.is_terminal:
         yield _Lines(out).show
         return
-    bar = _bar(out)
+    wide = out.notes.width >= _WIDE
+    bar = _bar(out, wide)
 
     def show(progress: BackfillProgress) -> None:
         bar.update(
             bar.task_ids[0],
             completed=progress.done,
             description=progress.now,
-            figures=_figures(progress),
+            figures=_figures(progress, wide),
         )
 
     with bar:
         yield show
 
 
-def _bar(out: Output) -> Bar:
+def _bar(out: Output, wide: bool) -> Bar:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
+
+    width = 24 if wide else 8
 
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(width, table_column=Column(min_width=width)),
         TaskProgressColumn(),
         TextColumn("{task.fields[figures]}"),
         console=out.notes,
@@ -56,12 +62,12 @@ def _bar(out: Output) -> Bar:
     return bar
 
 
-def _figures(progress: BackfillProgress) -> str:
+def _figures(progress: BackfillProgress, wide: bool = True) -> str:
     left = progress.seconds_left
     parts = [
         f"{progress.bars:,} bars",
         f"{progress.bars_a_second:,.0f}/s",
-        f"{progress.calls:,} calls",
+        f"{progress.calls:,} calls" if wide else "",
         "" if left is None else f"{clock(left)} left",
         f"{progress.failed} failed" if progress.failed else "",
     ]

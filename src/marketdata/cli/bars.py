@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -115,12 +116,24 @@ def bars(
             **asked,
         )
         seconds = time.perf_counter() - began
-    facts: dict[str, Any] = dict(frame.attrs.get("marketdata") or {})
     written = write_files(out, frame, csv, parquet, plot)
+    return print_answer(out, frame, seconds, written, partial(_print_table, every_row=every_row))
+
+
+def print_answer(
+    out: Output,
+    frame: pd.DataFrame,
+    seconds: float,
+    written: list[str],
+    show: Callable[[Output, pd.DataFrame, dict[str, Any]], None],
+) -> int:
+    """Print what a call returned, as rows or by `show` unless it was `written` to files; return the
+    exit code."""
+    facts: dict[str, Any] = dict(frame.attrs.get("marketdata") or {})
     if out.as_json:
         out.rows(records(frame))
     elif not written:
-        _print_table(out, frame, facts, every_row)
+        show(out, frame, facts)
     out.note(provenance_line(facts, seconds), style="dim")
     return out.done(
         INCOMPLETE if facts.get("missing") else DONE,
@@ -190,7 +203,7 @@ def records(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _print_table(out: Output, frame: pd.DataFrame, facts: dict[str, Any], every_row: bool) -> None:
-    shown = frame if every_row else frame.tail(SHOWN)
+    shown = frame if every_row else newest_rows(frame)
     if not len(frame):
         out.line("no bars: the market was quiet, or closed, in all of this range")
         return
@@ -198,6 +211,16 @@ def _print_table(out: Output, frame: pd.DataFrame, facts: dict[str, Any], every_
     out.table(bars_table(shown, out.console.width < _NARROW))
     if len(shown) < len(frame):
         out.line(f"the last {len(shown)} of {len(frame):,} rows; --all shows every one", "dim")
+
+
+def newest_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that a table shows: the last ones, as many of each symbol."""
+    import pandas as pd
+
+    if len(frame) <= SHOWN or not isinstance(frame.index, pd.MultiIndex):
+        return frame.tail(SHOWN)
+    each = max(1, SHOWN // frame.index.get_level_values(0).nunique())
+    return frame.groupby(level=0, sort=False).tail(each).head(SHOWN)
 
 
 def heading(frame: pd.DataFrame, facts: dict[str, Any]) -> str:

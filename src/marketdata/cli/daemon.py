@@ -90,8 +90,8 @@ def up(
 def ended_by_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     """Let SIGTERM and Ctrl-C call `stop`, for a block; yields the signals that came.
 
-    Whatever hangs then is left to the kernel after `_LAST_RESORT` seconds, or at the third signal:
-    its transaction rolls back.
+    Whatever hangs then, in the block or after it, is left to the kernel after `_LAST_RESORT`
+    seconds, or at the third signal: its transaction rolls back.
     """
     came: list[int] = []
     timer = threading.Timer(_LAST_RESORT, os._exit, (UNEXPECTED,))
@@ -109,7 +109,6 @@ def ended_by_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     try:
         yield came
     finally:
-        timer.cancel()
         for each, handler in before.items():
             signal.signal(each, handler)
 

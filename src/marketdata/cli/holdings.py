@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 # ------------------------------------------------------------------------------------- status
 
+_STYLES: Final = ("", "yellow", "red")
 _NOTHING: Final = "nothing yet: the first read makes everything, such as marketdata bars AAPL"
 
 
@@ -82,17 +83,15 @@ def status(
     if check:
         return wellbeing.check(out, report.findings, report.problems, usable=report.code == DONE)
     for finding in report.findings:
-        out.line(f"! {finding}", style="red" if finding.level == 2 else "yellow")
+        out.line(f"! {finding}", style=_STYLES[finding.level])
     for problem in report.problems:
         out.line(f"! {problem}", style="yellow")
     report.problems[:0] = [str(f) for f in report.findings]
     if report.vitals is not None:
         report.facts |= wellbeing.facts_of(report.vitals)
-    facts = make_table("", "")
-    facts.show_header = False
+    wide = max(map(len, report.facts), default=0)
     for name, value in report.facts.items():
-        facts.add_row(name, str(value))
-    out.table(facts)
+        out.line(f"{name:<{wide}}  {value}")
     if report.vitals is not None:
         wellbeing.print_jobs(out, report.vitals)
     _print_holdings(out, report.holdings)
@@ -170,8 +169,8 @@ def _print_holdings(out: Output, holdings: list[Holding]) -> None:
     groups: dict[tuple[str, str, str], list[Holding]] = defaultdict(list)
     for each in holdings:
         groups[each.key.provider, each.key.feed, each.key.timeframe.value].append(each)
-    counts = ("symbols", "bars", "sealed", "with gaps")
-    table = make_table("source", "timeframe", *counts[:3], "from", "to", "with gaps", right=counts)
+    counts = ("symbols", "bars", "sealed", "gaps")
+    table = make_table("source", "timeframe", *counts[:3], "from", "to", "gaps", right=counts)
     for (provider, feed, timeframe), series in sorted(groups.items()):
         bars = sum(h.bar_count for h in series)
         sealed = sum(h.sealed_count for h in series)

@@ -232,6 +232,12 @@ def _say(
     out.line(_line(statement, report, dry_run))
     for name, reason in report.failed.items():
         out.note(f"{name}: {reason}", style="red")
+    if report.rejected["off_grid"] and not statement.timeframe.intraday:
+        out.note(
+            f"{statement.timeframe} bars are labelled with midnight in New York; --dates takes the "
+            "date of a time alone",
+            style="yellow",
+        )
     if not dry_run and held is not None and held != (statement.provider, statement.feed):
         out.note(
             f"this database is about {'/'.join(held)}: get_bars reads that, bars of {whose} lie "

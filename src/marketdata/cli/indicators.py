@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,11 +13,11 @@ from marketdata.cli.bars import (
     SHOWN,
     bars_table,
     heading,
-    provenance_line,
-    records,
+    newest_rows,
+    print_answer,
     write_files,
 )
-from marketdata.cli.exits import DONE, INCOMPLETE
+from marketdata.cli.exits import DONE
 from marketdata.cli.options import (
     ALL,
     End,
@@ -134,27 +135,15 @@ def indicators(
             **asked,
         )
         seconds = time.perf_counter() - began
-    facts: dict[str, Any] = dict(frame.attrs.get("marketdata") or {})
     written = write_files(out, frame, csv, parquet)
-    if out.as_json:
-        out.rows(records(frame))
-    elif not written:
-        _print_table(out, frame, facts, every_row)
-    out.note(provenance_line(facts, seconds), style="dim")
-    return out.done(
-        INCOMPLETE if facts.get("missing") else DONE,
-        rows=len(frame),
-        seconds=round(seconds, 6),
-        provenance=facts,
-        files=written,
-    )
+    return print_answer(out, frame, seconds, written, partial(_print_table, every_row=every_row))
 
 
 def _print_table(out: Output, frame: pd.DataFrame, facts: dict[str, Any], every_row: bool) -> None:
     if not len(frame):
         out.line("no bars: the market was quiet, or closed, in all of this range")
         return
-    shown = frame if every_row else frame.tail(SHOWN)
+    shown = frame if every_row else newest_rows(frame)
     room = max(1, (out.console.width - 30) // _COLUMN_WIDTH)
     out.line(heading(shown, facts), "bold")
     out.table(bars_table(shown.iloc[:, :room], narrow=True))

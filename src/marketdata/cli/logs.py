@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import MutableMapping
@@ -29,12 +30,17 @@ def send_daemon_logs(form: str, level: str) -> None:
     send_logs_to_stderr(level)
     if form == "auto":
         form = "text" if sys.stderr.isatty() else "logfmt"
-    if form == "text":
-        return
     import structlog
 
     renderer: Any
-    if form == "json":
+    if form == "text":
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+            pad_event_to=0,
+            sort_keys=False,
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    elif form == "json":
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
         renderer = structlog.processors.LogfmtRenderer(
@@ -43,14 +49,14 @@ def send_daemon_logs(form: str, level: str) -> None:
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
-            structlog.stdlib.add_logger_name,
+            *([] if form == "text" else [structlog.stdlib.add_logger_name]),
             structlog.stdlib.ExtraAdder(allow=_KEPT),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            *([] if form == "text" else [structlog.processors.format_exc_info]),
         ],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _flattened,
+            _brief if form == "text" else _flattened,
             _masked,
             renderer,
         ],
@@ -65,6 +71,14 @@ def _flattened(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappi
     """Make each figure of a report a field of its own; what is 0 goes without saying."""
     for name, value in event.pop("summary", {}).items():
         if value:
+            event.setdefault(name, value)
+    return event
+
+
+def _brief(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep the figures of a report that people read along; a terminal is narrow."""
+    for name, value in event.pop("summary", {}).items():
+        if value and not name.startswith("seconds"):
             event.setdefault(name, value)
     return event
 

@@ -108,7 +108,7 @@ def make_console(stream: TextIO) -> Console:
     from rich.console import Console
 
     wide = not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit()
-    return Console(file=stream, highlight=False, width=_WIDE if wide else None)
+    return Console(file=stream, highlight=False, emoji=False, width=_WIDE if wide else None)
 
 
 def make_table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -53,7 +53,7 @@ def seal(
     from marketdata.wiring import Runtime
 
     named = symbols_of(symbols or []) or None
-    with closing(Runtime(settings)) as runtime, stopped_by_signals(out) as stop:
+    with stopped_by_signals(out) as stop, closing(Runtime(settings)) as runtime:
         edge = None
         if before is not None:
             edge = read_moment(before, runtime.calendar(), runtime.clock.now_us(), "before")
@@ -93,7 +93,7 @@ def unseal(
     from marketdata.wiring import Runtime
 
     frame = Frame.parse(timeframe)
-    with closing(Runtime(settings)) as runtime, stopped_by_signals(out) as stop:
+    with stopped_by_signals(out) as stop, closing(Runtime(settings)) as runtime:
         window = resolve_window(runtime.calendar(), runtime.clock.now_us(), start, end)
         first = window.start or 0
         if give_up:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from marketdata.config import Settings
     from marketdata.findings import Finding
     from marketdata.store import PostgresStore
-    from marketdata.wellbeing import Vitals
+    from marketdata.wellbeing import Lag, Vitals
 
 
 def look(store: PostgresStore, settings: Settings) -> Vitals:
@@ -66,10 +66,16 @@ def _freshness(vitals: Vitals) -> str:
     behind = {b.value: lag for b, lag in vitals.lag.items() if lag.stale or lag.worst}
     if not behind:
         return "all stored"
-    return ", ".join(
-        f"{base}: {lag.stale:,} stale, at most {lag.worst:.0f} s behind"
-        for base, lag in sorted(behind.items())
-    )
+    return ", ".join(f"{base}: {_behind(lag)}" for base, lag in sorted(behind.items()))
+
+
+def _behind(lag: Lag) -> str:
+    texts = [f"{lag.stale:,} stale"] if lag.stale else []
+    if lag.unfetched:
+        texts.append(f"{lag.unfetched:,} never fetched")
+    if lag.worst:
+        texts.append(f"{lag.worst:,.0f} s behind at most")
+    return ", ".join(texts)
 
 
 def print_jobs(out: Output, vitals: Vitals) -> None:

@@ -54,7 +54,7 @@ def verify(
 
     named = symbols_of(symbols or []) or None
     parsed = [Timeframe.parse(t) for t in timeframe] if timeframe else None
-    with closing(Runtime(settings)) as runtime, stopped_by_signals(out) as stop:
+    with stopped_by_signals(out) as stop, closing(Runtime(settings)) as runtime:
         if runtime.simulated:
             out.note("SIMULATED prices")
         report = compare(

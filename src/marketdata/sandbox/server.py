@@ -124,7 +124,7 @@ class Sandbox:
         self._socket = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -172,10 +172,8 @@ class Sandbox:
         server, thread = self._server, self._thread
         self._release()
         if server is not None:
-            server.should_exit = True
-            server.force_exit = True
+            server.end()
         if thread is not None:
-            self._connections.abort_all()
             thread.join(10)
         self._thread = None
         with contextlib.suppress(OSError):
@@ -199,7 +197,7 @@ class Sandbox:
     def __repr__(self) -> str:
         return f"Sandbox({self.url}, clock={self.clock!r})"
 
-    def _make_server(self) -> uvicorn.Server:
+    def _make_server(self) -> _Server:
         if self._server is not None:
             raise ConfigurationError("a sandbox is started once", cure="make another Sandbox")
         config = uvicorn.Config(
@@ -216,8 +214,51 @@ class Sandbox:
             # Requests name hundreds of symbols in their query.
             h11_max_incomplete_event_size=1 << 20,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, self._connections)
         return self._server
+
+
+class _Server(uvicorn.Server):
+    """Ends at once when told to: uvicorn looks ten times a second, then waits a tenth for the
+    connections. Clients and tests that start a sandbox of their own would wait for that."""
+
+    def __init__(self, config: uvicorn.Config, connections: _Connections) -> None:
+        super().__init__(config)
+        self._connections = connections
+        self._told = threading.Event()
+        self._wake: Callable[[], None] | None = None
+
+    def end(self) -> None:
+        """Stop serving, and drop every connection; callable from any thread."""
+        self.should_exit = self.force_exit = True
+        self._told.set()
+        if self._wake is not None:
+            self._wake()
+
+    async def main_loop(self) -> None:
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself meanwhile
+                loop.call_soon_threadsafe(woken.set)
+
+        self._wake = wake
+        counter = 0
+        while not await self.on_tick(counter) and not self._told.is_set():
+            counter = (counter + 1) % 864_000
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), 0.1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if not self._told.is_set():
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        self._connections.abort_all()
+        await asyncio.sleep(0)  # the aborted ones are taken leave of
 
 
 class _Connections:
@@ -225,7 +266,6 @@ class _Connections:
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, int], asyncio.Transport] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def protocol(self) -> type[asyncio.Protocol]:
         """Return uvicorn's HTTP protocol with our book-keeping added."""
@@ -238,7 +278,6 @@ class _Connections:
 
             def connection_made(self, transport: Any) -> None:
                 super().connection_made(transport)
-                connections._loop = asyncio.get_running_loop()
                 if self.client is not None:
                     connections._open[self.client] = transport
 
@@ -260,13 +299,9 @@ class _Connections:
         transport.abort()
 
     def abort_all(self) -> None:
-        """Drop every connection; callable from any thread."""
-        loop = self._loop
-        if loop is None:
-            return
+        """Drop every connection; on the loop's own thread."""
         for transport in list(self._open.values()):
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(transport.abort)
+            transport.abort()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -248,6 +248,17 @@ class Database:
             slots.release()
 
     @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        engine = self.engine
+        pool = engine.pool
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            if engine is not self._engine:
+                pool.dispose()  # closed meanwhile: nobody else will close what has just come back
+
+    @contextmanager
     def _transaction(
         self, snapshot: bool | str, patient: bool, further: sql.Composable
     ) -> Iterator[Connection]:
@@ -257,7 +268,7 @@ class Database:
         if isinstance(snapshot, str):
             joining = sql.SQL("SET TRANSACTION SNAPSHOT {};").format(sql.Literal(snapshot))
             opening = _SNAPSHOT + joining + self._settings + further
-        with self._slot(patient), self.engine.connect() as connection:
+        with self._slot(patient), self._connected() as connection:
             raw = driver(connection)
             with connection.begin():
                 try:
@@ -288,6 +299,22 @@ def driver(connection: Connection) -> Driver:
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
     return raw
+
+
+@contextmanager
+def unhurried(raw: Driver, seconds: float) -> Iterator[None]:
+    """Give each statement of this transaction so many seconds instead of the store's own."""
+    raw.execute(
+        sql.SQL("SET LOCAL statement_timeout = {0}").format(sql.Literal(round(seconds * 1000)))
+    )
+    if not isinstance(raw, _BoundedConnection):
+        yield
+        return
+    usual, raw.answer_timeout = raw.answer_timeout, seconds + _ANSWER_GRACE
+    try:
+        yield
+    finally:
+        raw.answer_timeout = usual
 
 
 def _connection_parameters(

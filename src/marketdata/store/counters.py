@@ -16,7 +16,7 @@ FROM unnest(CAST(:names AS text[]), CAST(:numbers AS bigint[])) AS k (name, valu
 ON CONFLICT (name) DO UPDATE
     SET value = c.value + excluded.value, updated_at = excluded.updated_at
 """)
-_TOTALS: Final = text("SELECT name, value FROM counters")
+TOTALS: Final = text("SELECT name, value FROM counters")
 
 
 class PostgresCounters:
@@ -33,5 +33,5 @@ class PostgresCounters:
 
     def totals(self) -> dict[str, int]:
         """Return every total by name."""
-        rows = self._database.run(lambda c: c.execute(_TOTALS).all(), snapshot=True)
+        rows = self._database.run(lambda c: c.execute(TOTALS).all(), snapshot=True)
         return {name: int(value) for name, value in rows}

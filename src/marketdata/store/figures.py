@@ -11,8 +11,9 @@ from sqlalchemy import Connection, text
 
 from marketdata.clock import to_micros
 from marketdata.store.connection import Database
-from marketdata.store.job_runs import JobRun
-from marketdata.store.leases import Holding
+from marketdata.store.counters import TOTALS
+from marketdata.store.job_runs import COLUMNS, JobRun
+from marketdata.store.leases import HOLDINGS, Holding
 from marketdata.types import Timeframe
 
 _SIZES: Final = text("""
@@ -49,15 +50,12 @@ SELECT coalesce(max(used), 0), bool_or(paused) FROM (
            paused_until > clock_timestamp() AS paused
     FROM rate_budgets) AS b
 """)
-_RUN_COLUMNS: Final = (
-    "job, occasion, started_at, finished_at, outcome, market_time, summary, error, holder, fence"
-)
 _RUNS: Final = text(f"""
-SELECT DISTINCT ON (job) {_RUN_COLUMNS} FROM job_runs
+SELECT DISTINCT ON (job) {COLUMNS} FROM job_runs
 WHERE outcome IS NULL OR outcome NOT IN ('skipped', 'missed', 'error') ORDER BY job, id DESC
 """)  # noqa: S608
 _SUCCESSES: Final = text(f"""
-SELECT DISTINCT ON (job) {_RUN_COLUMNS} FROM job_runs
+SELECT DISTINCT ON (job) {COLUMNS} FROM job_runs
 WHERE outcome IN ('done', 'incomplete') ORDER BY job, id DESC
 """)  # noqa: S608
 _FAILURES: Final = text("""
@@ -72,12 +70,6 @@ SELECT job, outcome, count(*) FROM job_runs
 WHERE outcome IN ('skipped', 'missed', 'error') AND started_at > clock_timestamp() - interval '1 day'
 GROUP BY 1, 2
 """)
-_LEASES: Final = text("""
-SELECT name, holder, fence, acquired_at, lease_until, details, lease_until > clock_timestamp()
-FROM leases ORDER BY name
-""")
-_COUNTERS: Final = text("SELECT name, value FROM counters")
-
 _TIMEOUT: Final = 5.0
 
 
@@ -187,8 +179,8 @@ def _look(connection: Connection) -> Figures:
         successes={row[0]: JobRun(*row) for row in rows(_SUCCESSES)},
         failures=dict(rows(_FAILURES)),
         passed_over={(job, outcome): count for job, outcome, count in rows(_PASSED_OVER)},
-        leases={row[0]: Holding(*row) for row in rows(_LEASES)},
-        counters=dict(rows(_COUNTERS)),
+        leases={row[0]: Holding(*row) for row in rows(HOLDINGS)},
+        counters=dict(rows(TOTALS)),
     )
 
 

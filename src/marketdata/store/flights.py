@@ -46,19 +46,21 @@ _IN_AIR: Final = text(f"""
 SELECT f.provider, f.feed, f.symbol, f.timeframe, f.id
 FROM {_KEYS} JOIN flights AS f ON {_SAME} WHERE f.finished_at IS NULL
 """)
-_RENEW: Final = text("""
+# By key and not by ctid: of a row that a renewal has just written anew, the new version is locked,
+# and a statement's snapshot finds no new version by its place.
+_RENEW: Final = text(f"""
 WITH mine AS (
-    SELECT ctid FROM flights WHERE id = :id AND finished_at IS NULL
+    SELECT provider, feed, symbol, timeframe FROM flights WHERE id = :id AND finished_at IS NULL
     ORDER BY provider, feed, symbol, timeframe FOR UPDATE)
-UPDATE flights SET lease_until = clock_timestamp() + :lease * interval '1 second'
-FROM mine WHERE flights.ctid = mine.ctid
+UPDATE flights AS f SET lease_until = clock_timestamp() + :lease * interval '1 second'
+FROM mine AS k WHERE f.id = :id AND f.finished_at IS NULL AND {_SAME}
 """)
-_LAND: Final = text("""
+_LAND: Final = text(f"""
 WITH mine AS (
-    SELECT ctid FROM flights WHERE id = :id AND finished_at IS NULL
+    SELECT provider, feed, symbol, timeframe FROM flights WHERE id = :id AND finished_at IS NULL
     ORDER BY provider, feed, symbol, timeframe FOR UPDATE)
-UPDATE flights SET finished_at = clock_timestamp(), error = CAST(:error AS jsonb)
-FROM mine WHERE flights.ctid = mine.ctid
+UPDATE flights AS f SET finished_at = clock_timestamp(), error = CAST(:error AS jsonb)
+FROM mine AS k WHERE f.id = :id AND f.finished_at IS NULL AND {_SAME}
 """)
 _PURGE: Final = text("""
 DELETE FROM flights WHERE ctid = ANY (ARRAY(

@@ -101,6 +101,19 @@ FROM unnest(%(provider)s::text[], %(feed)s::text[], %(symbol)s::text[], %(timefr
 JOIN series AS s USING (provider, feed, symbol, timeframe)
 WHERE NOT isempty(s.coverage)
 """
+_BEHIND: Final = text("""
+SELECT k.n
+FROM unnest(CAST(:provider AS text[]), CAST(:feed AS text[]), CAST(:symbol AS text[]),
+            CAST(:timeframe AS text[]), CAST(:base AS text[]))
+         WITH ORDINALITY AS k (provider, feed, symbol, timeframe, base, n)
+JOIN series AS s ON (s.provider, s.feed, s.symbol, s.timeframe)
+                  = (k.provider, k.feed, k.symbol, k.base)
+LEFT JOIN indicator_series AS i ON (i.provider, i.feed, i.symbol, i.timeframe, i.adjustment)
+                                 = (k.provider, k.feed, k.symbol, k.timeframe, :adjustment)
+LEFT JOIN indicator_latest AS l ON l.series = i.number AND l.set_number = :set_number
+WHERE NOT isempty(s.coverage) AND (l.series IS NULL OR l.revision < s.revision)
+ORDER BY k.n
+""")
 _ASKED: Final = """
 SELECT string_agg(int8send(k.n), ''), string_agg(timestamptz_send(lower(c.asked)), ''),
        string_agg(timestamptz_send(c.checked_at), '')
@@ -191,6 +204,20 @@ class PostgresIndicators:
             places, revision, covered = self._packed(_HEADS, key_columns(keys))
             found[:, places - 1] = revision, covered + POSTGRES_EPOCH
         return found[0], found[1]
+
+    def behind(self, keys: Sequence[SeriesKey], bases: Sequence[SeriesKey]) -> list[int]:
+        """Return the positions of the series whose newest values are not stored, or rest on an
+        older revision than that of the stored series they come from."""
+        if not keys:
+            return []
+        parameters = {
+            **key_columns(keys),
+            "base": [base.timeframe.value for base in bases],
+            "adjustment": self._adjustment,
+            "set_number": self._set_number(),
+        }
+        rows = self._database.run(lambda c: c.execute(_BEHIND, parameters).all(), snapshot=True)
+        return [n - 1 for (n,) in rows]
 
     def asked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return, for symbols ever asked about splits, the first ex-date asked for and the market

@@ -43,11 +43,12 @@ DELETE FROM job_runs WHERE job = :job
 _OCCASION: Final = text("""
 SELECT outcome FROM job_runs WHERE job = :job AND occasion = :occasion ORDER BY id DESC LIMIT 1
 """)
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "job, occasion, started_at, finished_at, outcome, market_time, summary, error, holder, fence"
 )
+"""Those of `JobRun`."""
 _RECENT: Final = text(
-    f"SELECT {_COLUMNS} FROM job_runs WHERE job = :job ORDER BY id DESC LIMIT :limit"  # noqa: S608
+    f"SELECT {COLUMNS} FROM job_runs WHERE job = :job ORDER BY id DESC LIMIT :limit"  # noqa: S608
 )
 
 

@@ -24,10 +24,11 @@ ON CONFLICT (name) DO UPDATE
     WHERE l.lease_until <= clock_timestamp() OR l.token = excluded.token
 RETURNING fence
 """)
-_HOLDING: Final = text("""
+HOLDINGS: Final = text("""
 SELECT name, holder, fence, acquired_at, lease_until, details, lease_until > clock_timestamp()
 FROM leases ORDER BY name
 """)
+"""Every lease ever taken, as `Holding`."""
 # A lease that has run out is not renewed, even where nobody has taken it since: its holder may
 # have acted on it no longer, and a new fence says so.
 _RENEW: Final = text("""
@@ -148,7 +149,7 @@ class PostgresLeases:
 
     def holdings(self) -> Sequence[Holding]:
         """Return every lease ever taken, by name."""
-        rows = self._database.run(lambda c: c.execute(_HOLDING).all(), snapshot=True)
+        rows = self._database.run(lambda c: c.execute(HOLDINGS).all(), snapshot=True)
         return [Holding(*row) for row in rows]
 
     def close(self) -> None:

@@ -15,9 +15,11 @@ from typing import Final
 from psycopg import sql
 
 from marketdata.errors import SchemaError
-from marketdata.store.connection import Database, Driver, driver
+from marketdata.store.connection import Database, Driver, driver, unhurried
 from marketdata.store.failures import INIT_CURE
 
+_LONGEST: Final = 3600.0
+"""Seconds one migration may take: some look at every bar."""
 _PACKAGED: Final = Path(__file__).with_name("sql")
 _IN_PROJECT: Final = Path(__file__).resolve().parents[3] / "database" / "init"
 _FILE_NAME: Final = re.compile(r"(\d{3})_(\w+)\.sql")
@@ -129,12 +131,13 @@ class Migrator:
         if not raw.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).rowcount:
             raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         missing = self._missing(self._applied(raw))
-        for migration in missing:
-            raw.execute(migration.statements.encode())
-            raw.execute(
-                "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
-                (migration.number, migration.name, migration.checksum),
-            )
+        with unhurried(raw, _LONGEST):
+            for migration in missing:
+                raw.execute(migration.statements.encode())
+                raw.execute(
+                    "INSERT INTO schema_migrations (number, name, checksum) VALUES (%s, %s, %s)",
+                    (migration.number, migration.name, migration.checksum),
+                )
         return [migration.number for migration in missing]
 
     def _applied(self, raw: Driver) -> dict[int, str]:

@@ -7,6 +7,11 @@ The rules, for each bar of each series:
 2. Where a span is known to be settled, or final, an observation of a lower stage replaces nothing,
    whatever stage the stored bar itself was observed at. That is why rule 1 need not lift it.
 3. A withdrawal is an observation like any other: the bar is gone until a higher revision has it.
+
+What rule 1 gives up: of a provider that says A, then B, then A again, all in one stage, the B counts
+if it is committed last. To remember each confirmation would write every bar of a session again; to
+refuse whatever is older than the series' last answer would lose corrections of other spans. The next
+stage sets it right, and of final values a verification.
 """
 
 from __future__ import annotations
@@ -151,8 +156,9 @@ class Decision(NamedTuple):
         return now.astype(np.int64) - self.had.astype(np.int64)
 
 
-StageAt = Callable[[int, Int64s], Int64s]
-"""For a series' number and timestamps, the stage at which the spans they lie in are held."""
+StageAt = Callable[[Int32s, Int64s], Int64s]
+"""For bars, sorted by series' number and timestamp, the stages at which the spans they lie in are
+held."""
 
 
 def decide(new: Observed, stored: Observed, noted: Bools, stage_at: StageAt) -> Decision:
@@ -184,9 +190,8 @@ def decide(new: Observed, stored: Observed, noted: Bools, stage_at: StageAt) -> 
     replaces = higher & differs
     doubtful = np.flatnonzero(replaces & (stage < Stage.FINAL))
     if len(doubtful):
-        for number in np.unique(new.number[doubtful]).tolist():
-            own = doubtful[new.number[doubtful] == number]
-            replaces[own] = stage[own] >= stage_at(number, new.timestamp[own])
+        held = stage_at(new.number[doubtful], new.timestamp[doubtful])
+        replaces[doubtful] = stage[doubtful] >= held
     had = known & ~was_withdrawn
     changes = replaces | (~known & ~new.withdrawn)
     return Decision(~known | replaces | lifts, changes, had)

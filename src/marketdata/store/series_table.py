@@ -18,7 +18,7 @@ from marketdata.store import arrays
 from marketdata.store.arrays import LONG_AGO, NEVER
 from marketdata.store.batches import Batch
 from marketdata.store.connection import Driver
-from marketdata.store.observed import Observed
+from marketdata.store.observed import Int32s, Observed
 from marketdata.store.rows import KEYS, OF_ONE, fields_of
 from marketdata.store.wire import POSTGRES_EPOCH
 from marketdata.types import Bools, Int64s, SeriesKey, Stage
@@ -164,6 +164,16 @@ class LockedSeries:
             columns = arrays.key_arrays([self._keys[number - 1] for number in wanted])
             for place, *fields in self._raw.execute(_DETAILS, columns, binary=True):
                 self._rows[wanted[place - 1]] = SeriesRow(*fields)
+
+    def stages(self, number: Int32s, timestamp: Int64s) -> Int64s:
+        """Return for bars, sorted by series, the stages at which the spans around them are held."""
+        low = np.flatnonzero(np.diff(number, prepend=0))
+        owners = number[low].tolist()
+        self.load(owners)
+        found = np.empty(len(number), np.int64)
+        for owner, start, end in zip(owners, low.tolist(), [*low[1:].tolist(), None], strict=True):
+            found[start:end] = self._rows[owner].stages(timestamp[start:end])
+        return found
 
 
 def _instants(data: bytes) -> Int64s:

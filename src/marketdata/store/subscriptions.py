@@ -22,6 +22,10 @@ _END: Final = "clock_timestamp() + CAST(:lease AS float8) * interval '1 second'"
 """NULL, which is pinned, for a lease of NULL seconds."""
 _THESE: Final = """(CAST(:symbols AS text[]) IS NULL OR s.symbol = ANY (CAST(:symbols AS text[])))
     AND (CAST(:timeframe AS text) IS NULL OR s.timeframe = :timeframe)"""
+# By key and not by ctid: of a row that a renewal has just written anew, the new version is locked,
+# and a statement's snapshot finds no new version by its place.
+_SAME: Final = """(s.owner, s.holder, s.timeframe, s.symbol)
+    = (these.owner, these.holder, these.timeframe, these.symbol)"""
 
 # Always in the order of the key, so that no two writers wait for each other.
 _PUT: Final = text(f"""
@@ -47,28 +51,29 @@ RETURNING owner, holder, symbol, timeframe
 """)
 _UNPIN: Final = text(f"""
 WITH these AS (
-    SELECT s.ctid FROM symbol_subscriptions AS s
+    SELECT s.owner, s.holder, s.timeframe, s.symbol FROM symbol_subscriptions AS s
     WHERE s.owner = :owner AND s.holder = '' AND {_THESE}
     ORDER BY s.timeframe, s.symbol FOR UPDATE)
-DELETE FROM symbol_subscriptions AS s USING these WHERE s.ctid = these.ctid
+DELETE FROM symbol_subscriptions AS s USING these WHERE {_SAME}
 RETURNING s.symbol, s.timeframe, true
 """)
 # A mark, and not the row's absence: its client lives, and is about to renew it.
 _END_LEASES: Final = text(f"""
 WITH these AS (
-    SELECT s.ctid, {_LIVE} AS live FROM symbol_subscriptions AS s
+    SELECT s.owner, s.holder, s.timeframe, s.symbol, {_LIVE} AS live
+    FROM symbol_subscriptions AS s
     WHERE s.owner = :owner AND s.ended_at IS NULL AND {_THESE}
     ORDER BY s.holder, s.timeframe, s.symbol FOR UPDATE)
 UPDATE symbol_subscriptions AS s SET ended_at = clock_timestamp()
-FROM these WHERE s.ctid = these.ctid
+FROM these WHERE {_SAME}
 RETURNING s.symbol, s.timeframe, these.live
 """)
-_RELEASE: Final = text("""
+_RELEASE: Final = text(f"""
 WITH these AS (
-    SELECT ctid FROM symbol_subscriptions
+    SELECT owner, holder, timeframe, symbol FROM symbol_subscriptions
     WHERE owner = ANY (CAST(:owners AS text[])) AND holder = ANY (CAST(:holders AS text[]))
     ORDER BY owner, holder, timeframe, symbol FOR UPDATE)
-DELETE FROM symbol_subscriptions AS s USING these WHERE s.ctid = these.ctid
+DELETE FROM symbol_subscriptions AS s USING these WHERE {_SAME}
 """)
 _OF_OWNER: Final = text(f"""
 SELECT DISTINCT s.symbol FROM symbol_subscriptions AS s

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from marketdata.errors import StoreError
 from marketdata.protocols import BeforeCommit, Commit
@@ -32,7 +32,7 @@ from marketdata.store.series_table import Changes, LockedSeries, inside
 from marketdata.tiling import traded_days, whole_days
 from marketdata.types import Bools, Int64s, SeriesKey
 
-_ATTEMPTS: Final = 4
+_ATTEMPTS: Final = 6
 """The partitions of new months are made between two attempts; retention may drop one meanwhile."""
 _ROWS, _SEALED, _FRESH = range(3)
 
@@ -100,12 +100,26 @@ class Partitions:
 
     def run[T](self, work: Callable[[Driver], T]) -> T:
         """Run `work` in a transaction, which calls `require` before it writes rows; make the
-        partitions that are missing between attempts."""
+        partitions that are missing between attempts.
+
+        Where one is dropped meanwhile, they are made in the transaction itself: nobody drops any
+        until that has ended.
+        """
+        held: set[str] = set()
+
+        def attempted(connection: Connection) -> T:
+            if held:
+                self._ensure(connection, held)
+            return work(driver(connection))
+
         for attempt in range(_ATTEMPTS):
             try:
-                return self._database.run(lambda c: work(driver(c)))
+                return self._database.run(attempted)
             except MissingPartitionsError as missing:
-                self._make(missing.months)
+                if attempt:
+                    held |= missing.months
+                else:
+                    self._database.run(lambda c, m=missing.months: self._ensure(c, m))  # type: ignore[misc]
             except StoreError as error:
                 cause = error.__cause__
                 gone = isinstance(cause, FOREIGN) and missing_partition(cause)
@@ -114,10 +128,10 @@ class Partitions:
                 self._known.clear()  # one has been dropped since we made it
         raise StoreError("a month's partition is dropped as often as it is made", transient=True)
 
-    def _make(self, months: set[str]) -> None:
+    def _ensure(self, connection: Connection, months: set[str]) -> None:
         days = [f"{month}-01" for month in sorted(months)]
         statement = text("SELECT ensure_bar_partitions(CAST(:days AS date[]))")
-        self._database.run(lambda c: c.execute(statement, {"days": days}).scalar_one())
+        connection.execute(statement, {"days": days}).scalar_one()
         self._known |= months
 
 
@@ -199,7 +213,7 @@ class _Transaction:
     def _write_rows(self, new: Observed, noted: Bools) -> None:
         number, low, high = _runs(new)
         stretches = Stretches(number, new.timestamp[low], new.timestamp[high - 1] + 1)
-        decision = decide(new, self._stored_rows(stretches), noted, self._stage_at)
+        decision = decide(new, self._stored_rows(stretches), noted, self._locked.stages)
         live = new.take(decision.write & ~new.withdrawn)
         self._partitions.require(self._keys, live)
         rows.write(self._raw, self._keys, live)
@@ -216,7 +230,7 @@ class _Transaction:
             for n, first, last in _ends(new)
         }
         stored = sealed.view(self._raw, self._keys, spans)
-        decision = decide(new, stored, noted, self._stage_at)
+        decision = decide(new, stored, noted, self._locked.stages)
         found = new.take(decision.write)
         corrections.write(self._raw, self._keys, found, np.ones(len(found), np.bool_))
         self._corrected.update(np.unique(found.number).tolist())
@@ -227,7 +241,7 @@ class _Transaction:
         self, new: Observed, noted: Bools, days: Mapping[int, Sequence[Span]]
     ) -> None:
         stored = self._stored_rows(Stretches.of(days))
-        decision = decide(new, stored, noted, self._stage_at)
+        decision = decide(new, stored, noted, self._locked.stages)
         written = new.take(decision.write)
         self._note_withdrawals(new, decision, written.live())
         merged = apply(written, stored).live()
@@ -267,9 +281,6 @@ class _Transaction:
         back = live.take(self._locked.tombstones[live.number - 1] > 0)
         corrections.delete_labels(self._raw, self._keys, back)
         self._corrected.update(np.unique(gone.number).tolist(), np.unique(back.number).tolist())
-
-    def _stage_at(self, number: int, timestamp: Int64s) -> Int64s:
-        return self._locked[number].stages(timestamp)
 
     # ------------------------------------------------------------------------------- counting
 

@@ -1,0 +1,109 @@
+"""Bars, coverage and partitions that are dropped between two steps of those who need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import numpy as np
+import psycopg
+import pytest
+
+from marketdata.caching import BlocksFromStore
+from marketdata.clock import from_micros
+from marketdata.protocols import ReadRequest, SeriesState
+from marketdata.store import PostgresStore
+from marketdata.store.connection import Driver
+from marketdata.store.observed import Observed
+from marketdata.store.retention import Retention
+from marketdata.store.rows import write
+from marketdata.store.writing import Partitions
+from marketdata.types import Bars, SeriesKey, Timeframe
+from tests.stack import BARS, Stack, runtime, same, tiers
+from tests.store_examples import AAPL, migrated_store, minutes, some_bars, stored
+
+KEY = SeriesKey("sandbox", "sip", "AAPL", Timeframe.MIN_1)
+
+
+class CutBeforeReading:
+    """The store, whose retention runs when somebody has planned and is about to read."""
+
+    def __init__(self, store: PostgresStore, before: int) -> None:
+        self._store = store
+        self._before = before
+        self.states = store.states
+        self.cut = 0
+
+    def read(self, requests: Sequence[ReadRequest]) -> Mapping[SeriesKey, tuple[SeriesState, Bars]]:
+        if not self.cut:
+            self.cut = Retention(self._store.database).cut(requests[0].key, self._before)
+        return self._store.read(requests)
+
+
+@pytest.mark.parametrize("timeframe", ["1min", "5min"])
+def test_what_is_dropped_while_somebody_reads_it_is_fetched_again(
+    stack: Stack, timeframe: str
+) -> None:
+    asked = {"start": "2024-03-11", "end": "2024-03-14"}
+    first = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
+    running = runtime(stack.client)
+    store = CutBeforeReading(running.store, running.calendar().midnight_of(date(2024, 3, 13)))
+    running.reader._store = store  # type: ignore[assignment]
+    stack.flush_redis()
+    stack.forget_calls()
+
+    again = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
+
+    assert store.cut
+    same(first, again)
+    assert tiers(again) == "broker:1"
+    assert stack.calls(BARS) == 1, "only what was dropped"
+
+
+def test_a_block_never_covers_what_was_dropped(stack: Stack) -> None:
+    stack.client.get_bars("AAPL", "1min", limit=500)
+    running = runtime(stack.client)
+    caps, now_us = running.broker.capabilities("sip"), stack.clock.now_us()
+    blocks = BlocksFromStore(caps, running.calendar(), now_us)
+    asked = blocks.ask(running.store.states([KEY]))
+    assert asked
+    running.retention.cut(KEY, running.calendar().midnight_of(from_micros(now_us).date()))
+    blocks.take(running.store.read(asked))
+    assert not blocks.made
+
+
+def test_rows_find_their_partition_however_often_it_is_dropped(database_url: str) -> None:
+    span = minutes(0, 30)
+    bars = some_bars(span)
+    new = Observed.of(1, bars, np.full(len(bars), 1, np.int64))
+    drops: list[bool | None] = []
+
+    with migrated_store(database_url) as store:
+        partitions = Partitions(store.database)
+
+        def drop_it() -> bool | None:
+            """Drop the month's partition; None where somebody holds it."""
+            with psycopg.connect(database_url, autocommit=True) as other:
+                other.execute("SET search_path = marketdata")
+                statement = "SELECT drop_empty_bar_partition('2024-01-01')"
+                try:
+                    row = other.execute(statement).fetchone()
+                except psycopg.errors.LockNotAvailable:
+                    return None
+                assert row is not None
+                return bool(row[0])
+
+        def work(raw: Driver) -> int:
+            partitions.require([AAPL], new)
+            drops.append(drop_it())
+            write(raw, [AAPL], new)
+            raw.execute(
+                "INSERT INTO series (provider, feed, symbol, timeframe, first_bar, last_bar)"
+                " VALUES ('alpaca', 'sip', 'AAPL', '1min', %s, %s)",
+                [from_micros(span.start), from_micros(span.end)],
+            )
+            return len(bars)
+
+        assert partitions.run(work) == 30
+        assert drops == [True, None]
+        assert len(stored(store, span)) == 30
