@@ -8,10 +8,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from marketdata.store import PostgresStore
 from tests.daemons import STEPS, DaemonProcess, Daemons, make_daemons, until
@@ -28,16 +28,24 @@ class BlackHole:
     """A way to PostgreSQL that can stop carrying anything, without a word to either end."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._to = (parts.hostname or "127.0.0.1", parts.port or 5432)
+        self._to = conninfo_to_dict(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._closed = threading.Event()
         self.swallows = threading.Event()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
-        user = f"{parts.username}@" if parts.username else ""
         port = self._listener.getsockname()[1]
-        self.url = urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{port}"))
+        user, password = self._to.get("user", "postgres"), self._to.get("password")
+        login = f"{user}:{password}" if password else user
+        self.url = f"postgresql://{login}@127.0.0.1:{port}/{self._to['dbname']}"
+
+    def _server(self) -> socket.socket:
+        host, port = str(self._to.get("host") or "127.0.0.1"), int(self._to.get("port") or 5432)
+        if not host.startswith("/"):
+            return socket.create_connection((host, port))
+        server = socket.socket(socket.AF_UNIX)  # the embedded one
+        server.connect(f"{host}/.s.PGSQL.{port}")
+        return server
 
     def _accept(self) -> None:
         self._listener.settimeout(0.1)
@@ -46,7 +54,7 @@ class BlackHole:
                 client, _ = self._listener.accept()
             except TimeoutError:
                 continue
-            server = None if self.swallows.is_set() else socket.create_connection(self._to)
+            server = None if self.swallows.is_set() else self._server()
             thread = threading.Thread(target=self._carry, args=(client, server), daemon=True)
             self._threads.append(thread)
             thread.start()
