@@ -23,8 +23,9 @@ CORRECTION_DELAY: Final = 60 * SECOND
 prints reported late (Alpaca: about 30 s after the minute)."""
 FINAL_DELAY: Final = HOUR
 """An intraday session is final this long after its extended close."""
-DAILY_FINAL_DELAY: Final = 18 * HOUR
-"""A daily bar is final this long after its close: brokers rebuild it the next morning."""
+DAILY_FINAL_DELAY: Final = 34 * HOUR
+"""A daily bar is final this long after the midnight that labels it, at ten the next morning:
+brokers rebuild it until then, after a half-day as after any other."""
 RESETTLE_BARS: Final = 10
 """Most bars to read again with what follows them; more are left to a re-read of their own."""
 
@@ -66,7 +67,8 @@ class Settling:
 def settling(calendar: TradingCalendar, base: Timeframe, now_us: int) -> Settling:
     """Return up to where bars of `base` observed now are past the broker's corrections."""
     if not base.intraday:
-        final = _last_session_end(calendar, "daily", now_us - DAILY_FINAL_DELAY)
+        at = calendar.session_at(now_us - DAILY_FINAL_DELAY)
+        final = calendar.session_span(at, "daily").end if at >= 0 else calendar.first
         return Settling(final, _following_start(calendar, "daily", final))
     settled = now_us - CORRECTION_DELAY
     final = _last_session_end(calendar, "extended", now_us - FINAL_DELAY)

@@ -129,14 +129,26 @@ def _marks_around(table: Timetable, calendar: TradingCalendar, moment: int) -> l
         regular = calendar.session_span(index, "regular")
         extended = calendar.session_span(index, "extended")
         found.update(
-            _session_marks(table, extended.start, regular.start, regular.end, extended.end)
+            _session_marks(
+                table,
+                calendar.session_span(index, "daily").start,
+                extended.start,
+                regular.start,
+                regular.end,
+                extended.end,
+            )
         )
     return sorted(found)
 
 
 @lru_cache(maxsize=8)
 def _session_marks(
-    table: Timetable, extended_open: int, open_: int, close: int, extended_close: int
+    table: Timetable,
+    midnight: int,
+    extended_open: int,
+    open_: int,
+    close: int,
+    extended_close: int,
 ) -> tuple[int, ...]:
     poll, quiet = table.poll, table.poll_after_hours
     return (
@@ -148,5 +160,5 @@ def _session_marks(
         *range(close + quiet, extended_close, quiet),
         extended_close,
         extended_close + FINAL_DELAY,
-        close + DAILY_FINAL_DELAY,
+        midnight + DAILY_FINAL_DELAY,
     )

@@ -93,7 +93,7 @@ DAYS = {
     "2024-11-27": ("the day before Thanksgiving", ["10:00:03", *FULL_DAY], ["01:00:00"]),
     "2024-11-28": ("Thanksgiving", ["10:00:03"], ["01:00:00"]),
     "2024-11-29": ("the half-day after it", HALF_DAY, ["01:00:00"]),
-    "2024-11-30": ("Saturday after a half-day", ["07:00:03"], ["01:00:00"]),
+    "2024-11-30": ("Saturday after a half-day", ["10:00:03"], ["01:00:00"]),
     "2024-12-01": ("Sunday", [], ["01:00:00"]),
     "2012-10-29": ("closed by a hurricane, on a Monday", [], ["01:00:00"]),
     "2018-12-05": ("closed for a day of mourning", ["10:00:03"], ["01:00:00"]),
