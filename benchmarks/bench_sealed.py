@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -18,6 +17,7 @@ from functools import lru_cache
 import adbc_driver_postgresql.dbapi
 import pandas as pd
 import psycopg
+import sqlalchemy
 
 from benchmarks.arctic_anchor import ArcticAbsentError, measure
 from benchmarks.bench_chunks import MOST_BYTES, TWO_YEARS, Room, minutes
@@ -180,13 +180,13 @@ def _reading(store: PostgresStore, url: str) -> Iterator[Row]:
         f"AND \"timestamp\" >= '{from_micros(TWO_YEARS.start)}' "
         f'AND "timestamp" < \'{from_micros(TWO_YEARS.end)}\' ORDER BY "timestamp"'
     )
+    # pandas supports SQLAlchemy's connections and warns of any other.
+    engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     with (
-        psycopg.connect(url) as plain,
+        engine.connect() as pooled,
         adbc_driver_postgresql.dbapi.connect(url) as arrow,
         arrow.cursor() as cursor,
-        warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", UserWarning)  # pandas would rather have SQLAlchemy
 
         def ours(of: SeriesKey) -> None:
             assert len(store.read([ReadRequest(of, TWO_YEARS)])[of][1]) == count
@@ -195,8 +195,10 @@ def _reading(store: PostgresStore, url: str) -> Iterator[Row]:
             cursor.execute(query)
             assert cursor.fetch_arrow_table().num_rows == count
 
+        text = sqlalchemy.text(query)
+
         def read_sql() -> None:
-            assert len(pd.read_sql(query, plain)) == count  # type: ignore[call-overload]
+            assert len(pd.read_sql(text, pooled)) == count
 
         contenders = {
             "sealed": lambda: ours(key),
@@ -205,6 +207,7 @@ def _reading(store: PostgresStore, url: str) -> Iterator[Row]:
         }
         best = take_turns(contenders, 7)
         best |= take_turns({"read_sql": read_sql}, 2)
+    engine.dispose()
     size = f"{count:,} bars"
     yield Row("read sealed", size, best["sealed"], "ADBC over rows", best["ADBC"], 6, True)
     yield Row("read sealed", size, best["sealed"], "pandas.read_sql", best["read_sql"], 100, True)

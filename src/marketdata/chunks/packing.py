@@ -67,11 +67,25 @@ def unpack(octets: NDArray[np.uint8], count: int, planes: int) -> Unsigned:
     """Return `count` numbers in the narrowest unsigned type; a view of `octets` where it can be."""
     if planes == 1:
         return octets
+    if planes <= _ADDED:
+        return _added(octets, count, planes)
     width = _WIDTHS[planes]
     matrix = (np.empty if width == planes else np.zeros)((count, width), np.uint8)
     for plane in range(planes):
         matrix[:, plane] = octets[plane * count : (plane + 1) * count]
     return matrix.reshape(-1).view(_TYPES[width])
+
+
+def _added(octets: NDArray[np.uint8], count: int, planes: int) -> Unsigned:
+    """Add plane to plane, from the highest down: for few of them quicker than laying bytes side by
+    side, which no vector instruction does."""
+    wide = np.uint16 if planes == 2 else np.uint32
+    numbers: Unsigned = np.multiply(octets[(planes - 1) * count :], _BYTE, dtype=wide)
+    for plane in range(planes - 2, -1, -1):
+        numbers += octets[plane * count : (plane + 1) * count]
+        if plane:
+            numbers *= _BYTE
+    return numbers
 
 
 def unpack_bits(numbers: Unsigned) -> Floats:
@@ -81,5 +95,7 @@ def unpack_bits(numbers: Unsigned) -> Floats:
     return bits.view(np.float64)
 
 
+_ADDED: Final = 4
+_BYTE: Final = np.uint16(256)
 _WIDTHS: Final = (1, 1, 2, 4, 4, 8, 8, 8, 8)
 _TYPES: Final = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
