@@ -228,7 +228,8 @@ class _Chunk:
         self._add(layout.HIGHS, high)
         np.minimum(open_, close, out=low)
         low -= self._row(layout.LOWS)
-        low -= self._segments[layout.LOWS].bias
+        if bias := self._segments[layout.LOWS].bias:
+            low -= bias
 
     def _write_vwaps(self, vwap: Floats, prices: Floats) -> None:
         of = self._segments[layout.VWAPS]
