@@ -2,6 +2,7 @@
 
 ``MARKETDATA_TEST_DATABASE_URL`` and ``MARKETDATA_TEST_REDIS_URL`` name servers that are running
 already; without them one embedded home serves the whole session from the wheels' binaries.
+``MARKETDATA_TEST_FLAKY=SEED`` puts a proxy that makes trouble before each, see `tests.flaky`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,6 +24,9 @@ import redis
 
 from marketdata import embedded
 from marketdata.embedded.binaries import wheel_redis
+from tests.flaky import SEED, TOTALS, Flaky, describe, flaky
+
+__all__ = ["flaky"]
 
 _MEMORY = Path("/dev/shm")
 
@@ -30,6 +34,32 @@ _MEMORY = Path("/dev/shm")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs deaf to Ctrl-C, and so would be every process of ours.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "exact(why): runs without the faults of MARKETDATA_TEST_FLAKY"
+    )
+
+
+def pytest_report_header() -> str | None:
+    return f"behind flaky proxies: MARKETDATA_TEST_FLAKY={SEED}" if SEED else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if SEED:
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(TOTALS.items()))
+        terminalreporter.write_line(f"flaky proxies, seed {SEED}: {told or 'nothing'}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and (told := describe(item)) is not None:
+        report.sections.append(("flaky proxies", told))
+    return report
 
 
 def make_home_directory() -> Path:
@@ -77,12 +107,12 @@ def postgres_url(_embedded_home: Path) -> str:
 
 
 @pytest.fixture
-def database_url(postgres_url: str) -> Iterator[str]:
+def database_url(postgres_url: str, flaky: Flaky) -> Iterator[str]:
     """The libpq URI of an empty database of the test's own, dropped afterwards."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY wal_log")
-        yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+        yield flaky.postgresql(urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}")))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -97,11 +127,11 @@ def redis_url(_embedded_home: Path) -> str:
 
 
 @pytest.fixture
-def redis_db(redis_url: str) -> Iterator[str]:
+def redis_db(redis_url: str, flaky: Flaky) -> Iterator[str]:
     """The URL of an empty Redis database, emptied again afterwards."""
     with redis.Redis.from_url(redis_url) as client:
         client.flushdb()
-        yield redis_url
+        yield flaky.redis(redis_url)
         client.flushdb()
 
 

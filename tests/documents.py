@@ -29,6 +29,7 @@ DOCUMENTS = {
         "README.md",
         "docs/COMING_FROM.md",
         "docs/ARCHITECTURE.md",
+        "docs/BROKERS.md",
         "BACKFILL.md",
         "OPERATIONS.md",
     )

@@ -18,6 +18,7 @@ from marketdata.sandbox.source import MarketSource
 from marketdata.spans import Span
 from marketdata.store import PostgresStore
 from marketdata.wiring import Runtime
+from tests.flaky import Flaky
 
 BARS = "/v2/stocks/bars"
 AFTERNOON = "2024-03-14T15:00:30-04:00"
@@ -27,8 +28,11 @@ AFTERNOON = "2024-03-14T15:00:30-04:00"
 class Stack:
     """One market, one database, one cache; clients that share the market's clock."""
 
-    def __init__(self, sandbox: Sandbox, clock: FixedClock, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, sandbox: Sandbox, clock: FixedClock, settings: dict[str, Any], flaky: Flaky
+    ) -> None:
         self.sandbox = sandbox
+        self._flaky = flaky
         self.clock = clock
         self.settings = settings
         self.client = self.connect()
@@ -42,11 +46,12 @@ class Stack:
         self.clock.set(datetime.fromisoformat(text))
 
     def calls(self, path: str = BARS) -> int:
-        """Return how many requests for `path` the market has seen."""
-        return self.sandbox.requests.count(path)
+        """Return how many requests for `path` the market has seen and whose answers arrived."""
+        return self.sandbox.requests.count(path) - self._flaky.lost(path)
 
     def forget_calls(self) -> None:
         self.sandbox.requests.clear()
+        self._flaky.forget_lost()
 
     def flush_redis(self) -> None:
         import redis
@@ -61,7 +66,7 @@ def runtime(client: Client) -> Runtime:
 
 
 @pytest.fixture
-def make_stack(database_url: str, redis_db: str) -> Iterator[Callable[..., Stack]]:
+def make_stack(database_url: str, redis_db: str, flaky: Flaky) -> Iterator[Callable[..., Stack]]:
     """Return a function that makes a stack: ``make_stack(at=..., source=..., **settings)``."""
     with ExitStack() as closing:
 
@@ -73,19 +78,20 @@ def make_stack(database_url: str, redis_db: str) -> Iterator[Callable[..., Stack
         ) -> Stack:
             clock = FixedClock(datetime.fromisoformat(at))
             sandbox = closing.enter_context(Sandbox(source, clock=clock, **(market or {})))
+            market_url = flaky.broker(sandbox.url)
             with PostgresStore(database_url) as store:
                 store.migrate()
             chosen = {
                 "database_url": database_url,
                 "redis_url": redis_db,
                 "broker": "sandbox",
-                "alpaca_url": sandbox.url,
-                "alpaca_trading_url": sandbox.url,
+                "alpaca_url": market_url,
+                "alpaca_trading_url": market_url,
                 "timeout": 30,
                 "progress": "off",
                 **settings,
             }
-            stack = Stack(sandbox, clock, chosen)
+            stack = Stack(sandbox, clock, chosen, flaky)
             closing.callback(stack.client.close)
             return stack
 

@@ -101,7 +101,7 @@ class Gathering:
     def __init__(self, running: Runtime) -> None:
         self._lock = threading.Lock()
         self._waiting = self._boarded = 0
-        fetcher: Any = running.reader._fetcher
+        fetcher: Any = running.fetcher
         self._wait, self._board = fetcher._local.wait, fetcher._flights.board
         fetcher._local.wait, fetcher._flights.board = self.wait, self.board
 

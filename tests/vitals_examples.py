@@ -8,6 +8,9 @@ from typing import Any
 
 from marketdata.cache.redis_cache import CacheInfo
 from marketdata.clock import from_micros
+from marketdata.drift import DriftCount
+from marketdata.protocols import Priority
+from marketdata.store.budget import BudgetUse
 from marketdata.store.figures import Figures
 from marketdata.store.job_runs import JobRun
 from marketdata.store.leases import Holding
@@ -79,5 +82,18 @@ def figures(now_us: int, **changes: Any) -> Figures:
             "bars_fetched": 1000,
             "bars_rejected_off_grid": 1,
         },
+        drift=(DriftCount("alpaca", "sip", "1min", "closed->revised", "close", 3, 0.01),),
+        budgets=(
+            BudgetUse(
+                "0123abcd",
+                200,
+                True,
+                20,
+                {Priority.LIVE: 8, Priority.READ: 0, Priority.BACKFILL: 12, Priority.VERIFY: 0},
+                (Priority.BACKFILL,),
+                0.0,
+                {Priority.LIVE: 0, Priority.READ: 0, Priority.BACKFILL: 18, Priority.VERIFY: 18},
+            ),
+        ),
     )
     return replace(found, **changes)

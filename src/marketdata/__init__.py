@@ -41,6 +41,8 @@ from marketdata.errors import (
 )
 from marketdata.warning_types import (
     DelayedDataWarning,
+    EndedSymbolWarning,
+    FallbackWarning,
     MarketDataWarning,
     MissingSymbolsWarning,
     ProviderWarning,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from marketdata.types import Interval, Split, Timeframe
 
     _client = default_client()
+    get_actions = _client.get_actions
     get_bars = _client.get_bars
     get_indicators = _client.get_indicators
     get_latest_bar = _client.get_latest_bar
@@ -69,10 +72,14 @@ if TYPE_CHECKING:
     subscribe = _client.subscribe
     unsubscribe = _client.unsubscribe
     coverage = _client.coverage
+    cross_check = _client.cross_check
+    find_symbols = _client.find_symbols
     gaps = _client.gaps
     explain = _client.explain
     plot = _client.plot
     provenance = _client.provenance
+    revisions = _client.revisions
+    bar_states = _client.bar_states
     indicators = _client.indicators
     stats = _client.stats
 
@@ -100,9 +107,12 @@ _LAZY = {
 _METHODS = frozenset(
     {
         "coverage",
+        "cross_check",
         "explain",
         "follow",
+        "find_symbols",
         "gaps",
+        "get_actions",
         "get_bars",
         "get_indicators",
         "get_latest_bar",
@@ -111,6 +121,8 @@ _METHODS = frozenset(
         "get_snapshots",
         "plot",
         "provenance",
+        "revisions",
+        "bar_states",
         "stats",
         "subscribe",
         "unsubscribe",
@@ -130,6 +142,8 @@ __all__ = [
     "DataQualityError",
     "DataUnavailableError",
     "DelayedDataWarning",
+    "EndedSymbolWarning",
+    "FallbackWarning",
     "Follower",
     "Interval",
     "InvalidRangeError",
@@ -159,13 +173,17 @@ __all__ = [
     "UnknownSymbolError",
     "UnsupportedRequestError",
     "__version__",
+    "bar_states",
     "configure",
     "connect",
     "coverage",
+    "cross_check",
     "default_client",
     "explain",
+    "find_symbols",
     "follow",
     "gaps",
+    "get_actions",
     "get_bars",
     "get_indicators",
     "get_latest_bar",
@@ -175,6 +193,7 @@ __all__ = [
     "indicators",
     "plot",
     "provenance",
+    "revisions",
     "stats",
     "subscribe",
     "unsubscribe",

@@ -24,6 +24,12 @@ from marketdata.cycle_report import CycleReport, CycleTally, Failure
 from marketdata.errors import MarketDataError
 from marketdata.keeping import Stored
 from marketdata.live_blocks import LiveBlocks
+from marketdata.pausing import (
+    CYCLE_BEFORE_BLOCKS,
+    CYCLE_BEFORE_INDICATORS,
+    CYCLE_BEFORE_NOTICE,
+    pause_point,
+)
 from marketdata.planning import Fetch
 from marketdata.protocols import Capabilities
 from marketdata.types import Bars, SeriesKey, Timeframe
@@ -120,6 +126,7 @@ class Aggregator:
         self._walks = Walks(runtime.fetcher, stop, runtime.settings.timeout)
         self._blocks = LiveBlocks(runtime)
         self._aside: dict[SeriesKey, float] = {}
+        self._instruments: frozenset[str] = frozenset()
 
     def cycle(self) -> CycleReport:
         """Bring every wanted series up to date, as far as time and broker allow.
@@ -160,9 +167,18 @@ class Aggregator:
         now = time.monotonic()
         self._aside = {key: until for key, until in self._aside.items() if until > now}
         keys: dict[SeriesKey, None] = {}
-        for symbol, timeframe, *_ in self._wanted():
+        wanted = [(symbol, timeframe) for symbol, timeframe, *_ in self._wanted()]
+        names = dict.fromkeys(symbol for symbol, _ in wanted)
+        changed = runtime.identities.changed(runtime.provider, names)
+        for symbol, timeframe in wanted:
             base = caps.bases[Timeframe(timeframe)][0].base
-            keys[SeriesKey(runtime.provider, feed, symbol, base)] = None
+            # Under today's name, and as long as its last bars may be corrected under the old one.
+            trades_as = [symbol]
+            if symbol in changed:
+                trades_as = runtime.identities.live(runtime.provider, [symbol])
+            for name in trades_as:
+                keys[SeriesKey(runtime.provider, feed, name, base)] = None
+        self._instruments = frozenset(names)
         known = [key for key in keys if key not in self._aside]
         unknown = set(runtime.verdicts.remembered_unknown([key.symbol for key in known]))
         return [key for key in known if key.symbol not in unknown], unknown
@@ -175,7 +191,7 @@ class Aggregator:
         runtime = self._runtime
         caps = self._caps()
         with tally.stage("planning"):
-            states = runtime.store.states(keys)
+            states = runtime.identities.closed(runtime.store.states(keys), self._instruments)
             work = freshness.work(
                 states, runtime.calendar(), caps, runtime.clock.now_us(), self._history
             )
@@ -225,6 +241,7 @@ class Aggregator:
         committed: dict[SeriesKey, list[Stored]] = {}
         for each in done.stored:
             committed.setdefault(each.commit.key, []).append(each)
+        pause_point(CYCLE_BEFORE_BLOCKS)
         with tally.stage("cache"):
             fresh = self._blocks.grow(committed, tally)
         for key, bars in fresh.items():
@@ -242,6 +259,7 @@ class Aggregator:
         tally.changed.update(key for key, own in bars.items() if len(own))
         if not bars or self._indicators is None:
             return
+        pause_point(CYCLE_BEFORE_INDICATORS)
         with tally.stage("indicators"):
             try:
                 tally.indicators += self._indicators.update(bars, revisions)
@@ -260,6 +278,7 @@ class Aggregator:
         """Tell those who wait that new bars are in PostgreSQL and Redis."""
         for base in sorted({key.timeframe for key in news.closed}):
             keys = [key for key in news.closed if key.timeframe is base]
+            pause_point(CYCLE_BEFORE_NOTICE)
             try:
                 self._notify(keys, max(news.closed[key] for key in keys))
             except MarketDataError as error:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline
-from marketdata.errors import InvalidSymbolError, RequestError, UnsupportedRequestError
+from marketdata.errors import InvalidSymbolError, RequestError
 from marketdata.queries import BarsQuery
 from marketdata.types import Adjustment, Timeframe, canonical_symbol, unique_symbols
 
@@ -37,6 +37,11 @@ class Request:
     """Whether one symbol was given as a string: the answer then has a DatetimeIndex."""
     adjustment: Adjustment
     now_us: int
+
+    @property
+    def as_of_us(self) -> int | None:
+        """The moment whose knowledge is asked for; None for today's."""
+        return self.query.as_of_us
 
 
 def symbol_list(symbols: Symbols) -> tuple[tuple[str, ...], bool]:
@@ -90,22 +95,18 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def adjustment_of(value: object) -> Adjustment:
-    """Return the adjustment a call asks for, if it is served."""
+    """Return the adjustment a call asks for."""
     check_choice("adjustment", value, ("raw", "split", "dividend", "all"))
-    if value in ("dividend", "all"):
-        raise UnsupportedRequestError(
-            f"adjustment={value!r} needs dividends, which are not kept yet",
-            cure='use adjustment="split", or "raw"',
-        )
     return cast(Adjustment, value)
 
 
-def refuse_as_of(as_of: object) -> None:
-    """Raise `UnsupportedRequestError` where a point in time is asked for."""
-    if as_of is not None:
-        raise UnsupportedRequestError(
-            "as_of= needs the history of revisions and actions, which is not kept yet",
-            cure="leave as_of out; end= cuts the bars at a moment",
+def check_forming(include_forming: bool, as_of: object) -> None:
+    """Raise `RequestError` where the forming bar of an earlier moment is asked for."""
+    if include_forming and as_of is not None:
+        raise RequestError(
+            "include_forming=True contradicts as_of: bars are observed when they have closed, and "
+            "how one looked before is not kept",
+            cure="leave one of them out",
         )
 
 

@@ -35,6 +35,7 @@ from marketdata.backfill_report import (
 from marketdata.backfill_run import Run, lanes_of
 from marketdata.clock import from_micros
 from marketdata.errors import ConfigurationError, RequestError
+from marketdata.protocols import Priority
 from marketdata.ranges import read_moment
 from marketdata.spans import Span
 from marketdata.types import MINUTE, SeriesKey, Timeframe, unique_symbols
@@ -53,8 +54,8 @@ class Backfill:
     Parameters
     ----------
     runtime : Runtime
-        The running stack. Requests go out through its `background_broker`, which leaves a part of
-        the request budget to live reads.
+        The running stack. Requests go out through its `broker_for(Priority.BACKFILL)`: they use
+        what live cycles and reads leave of the request budget.
     stop : Event, optional
         Looked at between pages, and while waiting: a run ends within seconds of its being set,
         with everything committed that was complete.
@@ -78,11 +79,12 @@ class Backfill:
         runtime = self._runtime
         now_us, calendar = runtime.clock.now_us(), runtime.calendar()
         scope = self._scope(wanted, now_us)
-        caps = runtime.background_broker.capabilities(self._feed(wanted))
+        caps = runtime.broker_for(Priority.BACKFILL).capabilities(self._feed(wanted))
         keys = planner.stored_keys(scope, caps)
         failures = self.failures(keys)
         respected = [] if wanted.retry_failed else failures
-        states = runtime.store.states(keys)
+        names = {symbol for symbol, _ in self._pairs(wanted)}
+        states = runtime.identities.closed(runtime.store.states(keys), names)
         found = planner.audit(scope, states, caps, calendar, now_us, respected)
         taken, rest = planner.limited(found, limits.max_symbols)
         edge = self._seal_edge(now_us)
@@ -111,12 +113,12 @@ class Backfill:
         """Forget what failed, of the symbols wanted; return how many stretches there were."""
         wanted = wanted or Wanted()
         scope = self._scope(wanted, self._runtime.clock.now_us())
-        caps = self._runtime.background_broker.capabilities(self._feed(wanted))
+        caps = self._runtime.broker_for(Priority.BACKFILL).capabilities(self._feed(wanted))
         return self._runtime.backfill_log.reset(planner.stored_keys(scope, caps))
 
     def calls_a_minute(self) -> int:
-        """Return the requests a minute that the budget leaves to background work."""
-        allowed = self._runtime.background_broker.health().get("requests_per_minute")
+        """Return the requests a minute that background work may send where nobody else does."""
+        allowed = self._runtime.broker_for(Priority.BACKFILL).health().get("requests_per_minute")
         return allowed if isinstance(allowed, int) else 0
 
     def _feed(self, wanted: Wanted) -> str:
@@ -149,6 +151,19 @@ class Backfill:
         return max(calendar.first, calendar.midnight_of(day))
 
     def _series(self, wanted: Wanted) -> tuple[SeriesKey, ...]:
+        """Return the series wanted; of renamed instruments those of all their symbols."""
+        runtime, feed, pairs = self._runtime, self._feed(wanted), self._pairs(wanted)
+        changed = runtime.identities.changed(runtime.provider, {symbol for symbol, _ in pairs})
+        found: dict[SeriesKey, None] = {}
+        for symbol, timeframe in pairs:
+            names = [symbol]
+            if symbol in changed:
+                names = runtime.identities.symbols_behind(runtime.provider, [symbol])
+            found |= dict.fromkeys(SeriesKey(runtime.provider, feed, s, timeframe) for s in names)
+        return tuple(found)
+
+    def _pairs(self, wanted: Wanted) -> list[tuple[str, Timeframe]]:
+        """Return the symbols and timeframes wanted, as they are named."""
         runtime, feed = self._runtime, self._feed(wanted)
         timeframes = wanted.timeframes or DEFAULT_TIMEFRAMES
         pairs: list[tuple[str, Timeframe]] = []
@@ -170,7 +185,7 @@ class Backfill:
                 for symbol, minutes in held.items()
                 if explicit or minutes or not t.intraday
             ]
-        return tuple(SeriesKey(runtime.provider, feed, s, t) for s, t in pairs)
+        return pairs
 
     def _seal_edge(self, now_us: int) -> int | None:
         keep = self._runtime.settings.seal_after
@@ -220,7 +235,7 @@ class Backfill:
             The broker answers nobody, for half a minute and longer; a retry goes on from there.
         """
         wanted, limits = wanted or Wanted(), limits or NIGHTLY
-        if not self._runtime.background_broker.health():
+        if not self._runtime.broker_for(Priority.BACKFILL).health():
             raise ConfigurationError(
                 "there is no broker to ask",
                 cure="set MARKETDATA_BROKER and its keys; run: marketdata doctor",

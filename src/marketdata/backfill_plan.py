@@ -187,10 +187,13 @@ def _remembering_gaps(
     known: dict[tuple[object, ...], list[Span]] = {}
 
     def find(asked: Span, state: SeriesState, base: Timeframe) -> list[Span]:
-        address = (asked, base, tuple(state.coverage), tuple(state.unsettled))
+        address = (asked, base, tuple(state.coverage))
         found = known.get(address)
         if found is None:
-            found = known[address] = planning.gaps(asked, state, calendar, base)
+            # Without those that ride along for corrections: a backfill takes out nothing that is
+            # withdrawn, so it must not make final what somebody else has stored.
+            alone = SeriesState(state.coverage)
+            found = known[address] = planning.gaps(asked, alone, calendar, base)
         return found
 
     return find

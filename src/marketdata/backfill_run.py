@@ -36,7 +36,7 @@ from marketdata.errors import (
     RateLimitError,
     StoreError,
 )
-from marketdata.protocols import BarsRequest
+from marketdata.protocols import BarsRequest, Priority
 from marketdata.spans import Span, intersect, normalise
 from marketdata.types import DAY, SeriesKey, Timeframe
 from marketdata.verdicts import Verdicts
@@ -82,7 +82,7 @@ class Run:
         self._stop = stop
         self._on_progress = on_progress
         self._began = time.monotonic()
-        self._broker = runtime.background_broker
+        self._broker = runtime.broker_for(Priority.BACKFILL)
         self._sent_before = self._sent()
         now_us, calendar = runtime.clock.now_us(), runtime.calendar()
         self._until_us: int | None = None

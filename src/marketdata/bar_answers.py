@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
+from marketdata.adjusting import Applied
 from marketdata.arguments import (
     Request,
     Symbols,
     adjustment_of,
     check_choice,
     check_feed,
-    refuse_as_of,
     symbol_list,
 )
 from marketdata.clock import Deadline
@@ -20,11 +19,16 @@ from marketdata.connected import Connected
 from marketdata.forming import forming_bar
 from marketdata.progress import progress
 from marketdata.queries import BarsQuery
-from marketdata.ranges import Moment, resolve_window
+from marketdata.ranges import Moment, read_as_of, resolve_window
 from marketdata.reader import Answer
 from marketdata.spans import Span
-from marketdata.types import DAY, Bars, Session, Split, Timeframe
+from marketdata.types import DAY, Bars, Session, Timeframe
 from marketdata.warning_types import LIBRARY, MissingSymbolsWarning
+
+if TYPE_CHECKING:
+    from marketdata.fetching import Progress
+    from marketdata.links import Link
+    from marketdata.reader import Tolerance
 
 Missing = Literal["raise", "skip"]
 _LEAVE_OUT: Final = 'correct them, or leave them out with missing="skip"'
@@ -45,18 +49,25 @@ class BarAnswers(Connected):
         session: str,
         feed: str | None,
         adjustment: str | None = None,
-        as_of: object = None,
+        as_of: Moment | None = None,
     ) -> Request:
         """Check everything that can be checked without a server, then start what is needed."""
         names, single = symbol_list(symbols)
         parsed = Timeframe.parse(timeframe)
         chosen = adjustment_of(self._settings.adjustment if adjustment is None else adjustment)
-        refuse_as_of(as_of)
         check_choice("session", session, ("regular", "extended"))
         check_feed(feed)
         now_us = self._clock.now_us()
+        calendar = self._calendar()
+        moment = None if as_of is None else read_as_of(as_of, calendar, now_us)
         window = resolve_window(
-            self._calendar(), now_us, start=start, end=end, period=period, limit=limit
+            calendar,
+            now_us if moment is None else moment,
+            start=start,
+            end=end,
+            period=period,
+            limit=limit,
+            as_of=moment is not None,
         )
         runtime = self._runtime
         query = BarsQuery(
@@ -67,22 +78,38 @@ class BarAnswers(Connected):
             window,
             cast(Session, session),
             self._settings.max_lookback * DAY,
+            moment,
         )
         return Request(query, single, chosen, now_us)
 
-    def _answer(self, request: Request, missing: str, deadline: Deadline) -> Answer:
-        """Read, and deal with unknown symbols as asked."""
+    def _answer(
+        self, request: Request, missing: str, deadline: Deadline, *, chain: bool = False
+    ) -> Answer:
+        """Read, and deal with unknown symbols as asked.
+
+        Parameters
+        ----------
+        chain : bool
+            Whether the other brokers, if there are any, are asked for what the first cannot
+            supply.
+        """
         query = request.query
         runtime = self._runtime
         label = (
             f"{len(query.symbols)} x {query.timeframe}" if query.symbols[1:] else query.symbols[0]
         )
         with progress(self._settings.progress, label, runtime.expected_bars(query)) as shown:
-            answer = runtime.reader.read(query, deadline, shown)
+            if chain and runtime.links[1:]:
+                answer = runtime.chain.read(request, deadline, shown, self._read)
+            else:
+                answer = self._read(runtime.links[0], request, deadline, shown)
         runtime.statistics.count(answer)
         if answer.unknown and missing == "raise":
             raise runtime.unknown(
-                answer.unknown, deadline, _LEAVE_OUT if query.symbols[1:] else None
+                answer.unknown,
+                deadline,
+                _LEAVE_OUT if query.symbols[1:] else None,
+                links=runtime.links if chain else (),
             )
         if answer.unknown:
             warnings.warn(
@@ -92,23 +119,80 @@ class BarAnswers(Connected):
             )
         return answer
 
+    def _read(
+        self,
+        link: Link,
+        request: Request,
+        deadline: Deadline,
+        shown: Progress | None,
+        tolerance: Tolerance | None = None,
+    ) -> Answer:
+        """Read from one broker and the tiers before it; `request` is under that broker's key."""
+        return link.reader.read(request.query, deadline, shown, tolerance=tolerance)
+
+    def _finished(
+        self, request: Request, answer: Answer, deadline: Deadline, include_forming: bool
+    ) -> tuple[Applied, bool]:
+        """Adjust the closed bars, and append those that are forming; return the actions applied,
+        and whether a bar was appended."""
+
+        def finish(
+            link: Link, part: Request, found: Answer, until: Deadline
+        ) -> tuple[Applied, bool]:
+            applied = self._adjusted(part, found, until, link)
+            forming = include_forming and self._append_forming(part, found, applied, until, link)
+            return applied, forming
+
+        runtime = self._runtime
+        if not runtime.links[1:]:
+            return finish(runtime.links[0], request, answer, deadline)
+        parts = runtime.chain.finish(request, answer, deadline, self._read, finish)
+        whole = Applied(request.adjustment)
+        for applied, _ in parts:
+            whole.add(applied)
+        return whole, any(forming for _, forming in parts)
+
+    def _adjusted(
+        self, request: Request, answer: Answer, deadline: Deadline, link: Link | None = None
+    ) -> Applied:
+        """Adjust the closed bars as asked, or warn that raw ones cross a split."""
+        adjuster = (link or self._runtime.links[0]).adjuster
+        if request.adjustment == "raw":
+            adjuster.warn_of_splits(request.query, answer, deadline, request.as_of_us)
+        return adjuster.adjust(
+            request.query,
+            answer,
+            request.now_us,
+            deadline,
+            request.adjustment,
+            request.as_of_us,
+        )
+
     def _append_forming(
         self,
         request: Request,
         answer: Answer,
-        splits: Mapping[str, Sequence[Split]],
+        applied: Applied,
         deadline: Deadline,
+        link: Link | None = None,
     ) -> bool:
         query = request.query
         if query.window.explicit_end and query.window.end < request.now_us:
             return False
         runtime = self._runtime
+        identities, provider = runtime.identities, query.provider
+        # A bar forms under today's symbol, and of what has ended none does.
+        names = {
+            s: identities.current(provider, s)
+            for s in answer.series
+            if not identities.is_over(provider, s)
+        }
         found = forming_bar(
-            runtime.broker,
+            (link or runtime.links[0]).broker,
             runtime.calendar(),
             query,
-            list(answer.series),
-            splits,
+            names,
+            applied,
             request.now_us,
             deadline,
         )

@@ -137,6 +137,8 @@ class NewestBlocks:
         self._calendar = calendar
         self._base = caps.bases[query.timeframe][0].base
         edge = planning.frontier(calendar, self._base, caps, now_us)
+        if query.ends_us is not None:
+            edge = min(edge, query.ends_us)
         self._edge = edge
         self._closed = edge
         if self._base is not query.timeframe:

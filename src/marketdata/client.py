@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from marketdata import explaining, frames
+from marketdata.action_calls import ActionCalls
 from marketdata.adjusting import action_version
 from marketdata.arguments import (
     Configured,
     Request,
     Symbols,
     check_choice,
+    check_forming,
     deadline_of,
     zone_of,
 )
 from marketdata.bar_answers import Missing
+from marketdata.cross_check_calls import CrossCheckCalls
 from marketdata.follow_calls import FollowCalls
 from marketdata.indicator_calls import IndicatorCalls
 from marketdata.known_calls import KnownCalls
@@ -27,13 +29,14 @@ from marketdata.latest_calls import LatestCalls
 from marketdata.origin import print_provenance, provenance_of
 from marketdata.ranges import Moment
 from marketdata.reader import Answer
+from marketdata.revision_calls import RevisionCalls
 from marketdata.subscription_calls import SubscriptionCalls
+from marketdata.symbol_calls import SymbolCalls
 from marketdata.types import (
     COLUMNS,
     Adjustment,
     Bars,
     Session,
-    Split,
     Timeframe,
 )
 
@@ -45,7 +48,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("marketdata")
 
 
-class Client(IndicatorCalls, KnownCalls, LatestCalls, SubscriptionCalls, FollowCalls):
+class Client(
+    ActionCalls,
+    IndicatorCalls,
+    KnownCalls,
+    LatestCalls,
+    SubscriptionCalls,
+    SymbolCalls,
+    FollowCalls,
+    CrossCheckCalls,
+    RevisionCalls,
+):
     """One configured way to the tiers. Thread-safe and fork-safe; servers are started on first use.
 
     Parameters
@@ -97,7 +110,9 @@ class Client(IndicatorCalls, KnownCalls, LatestCalls, SubscriptionCalls, FollowC
             of `start`, `period` and `limit`: the last 500.
         adjustment : {"raw", "split", "dividend", "all"}, optional
             Prices as traded (``raw``, the default unless ``MARKETDATA_ADJUSTMENT`` says otherwise)
-            or divided for later splits. ``dividend`` and ``all`` are not served yet.
+            or, at full precision, adjusted for what followed: ``split`` for splits and stock
+            dividends (volumes too), ``dividend`` for cash dividends and spin-offs, ``all`` for
+            both. The factors are those of CRSP; see `marketdata.adjust`.
         session : {"regular", "extended"}
             Which hours of intraday bars to return; both are stored.
         feed : str, optional
@@ -112,8 +127,12 @@ class Client(IndicatorCalls, KnownCalls, LatestCalls, SubscriptionCalls, FollowC
         tz : str, optional
             Zone of the index: an IANA name, ``"exchange"``, or None for naive session dates
             (daily and coarser). Default UTC (``MARKETDATA_TZ``).
-        as_of : optional
-            Not served yet.
+        as_of : str, date, datetime or Timestamp, optional
+            Return what was known at this moment, written as `start` is: bars that had closed by
+            then, of each the newest revision observed by then, adjusted for the actions that had
+            taken effect and been announced by then. What was first observed later, by a backfill,
+            counts as known when it closed; the provenance says how much that is. `limit`,
+            `period`, ``"now"`` and ``"today"`` count back from it, and a later `end` is cut.
         timeout : float, optional
             Seconds the call may take in all (``MARKETDATA_TIMEOUT``, 300 by default).
 
@@ -133,13 +152,18 @@ class Client(IndicatorCalls, KnownCalls, LatestCalls, SubscriptionCalls, FollowC
         UnknownSymbolError
             The broker's assets endpoint does not know these symbols.
         DataUnavailableError
-            Not entitled, too old, or not stored while offline.
+            Not entitled, too old, or not stored while offline; or a price is missing that an
+            adjustment is measured by.
+        DataQualityError
+            The adjustment crosses a corporate action without an unambiguous factor, which is
+            named (a retry does not help).
         BrokerError, StoreError
             A tier failed; the transient ones (`error.transient`) are worth a retry, which goes on
             where this call stopped.
         """
         deadline = deadline_of(timeout, self._settings.timeout)
         check_choice("missing", missing, ("raise", "skip"))
+        check_forming(include_forming, as_of)
         if field is not None:
             check_choice("field", field, COLUMNS)
         zone = zone_of(
@@ -160,21 +184,16 @@ class Client(IndicatorCalls, KnownCalls, LatestCalls, SubscriptionCalls, FollowC
             as_of=as_of,
         )
         runtime = self._runtime
-        answer = self._answer(request, missing, deadline)
-        splits: Mapping[str, Sequence[Split]] = {}
-        if request.adjustment == "raw":
-            runtime.adjuster.warn_of_splits(request.query, answer, deadline)
-        else:
-            splits = runtime.adjuster.adjust(request.query, answer, request.now_us, deadline)
-        forming = include_forming and self._append_forming(request, answer, splits, deadline)
+        answer = self._answer(request, missing, deadline, chain=True)
+        applied, forming = self._finished(request, answer, deadline, include_forming)
         frame = self._shape(request, answer, field, zone)
         frame.attrs[frames.ATTRS_KEY] = provenance_of(
             request,
             answer,
-            action_version=action_version(splits),
-            delayed=runtime.delayed(request.query.feed),
+            action_version=action_version(applied),
+            delayed=runtime.chain.delayed(request.query, answer),
             forming=forming,
-            simulated=runtime.simulated,
+            simulated=runtime.chain.simulated(answer),
         )
         return frame
 

@@ -35,14 +35,21 @@ from pydantic_settings import (
 )
 
 from marketdata.clock import parse_clock
-from marketdata.errors import ConfigurationError, InvalidTimeframeError
-from marketdata.types import Adjustment, Timeframe
+from marketdata.errors import ConfigurationError, InvalidSymbolError, InvalidTimeframeError
+from marketdata.own_brokers import installed, is_name
+from marketdata.types import Adjustment, Timeframe, unique_symbols
 
 PREFIX: Final = "MARKETDATA_"
 TEST_PREFIX: Final = "MARKETDATA_TEST_"
 KEYWORD: Final = "keyword"
 MASK: Final = "***"
 
+BROKERS: Final = ("alpaca", "yahoo", "sandbox")
+"""The brokers of this library, as ``MARKETDATA_BROKER`` names them."""
+ALONE: Final = frozenset({"auto", "none"})
+"""What it may say instead, and never in a list."""
+
+_TIME_OF_DAY: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _OFFICIAL_HOSTS: Final = {
     "alpaca": frozenset({"data.alpaca.markets"}),
     "yahoo": frozenset({"query1.finance.yahoo.com", "query2.finance.yahoo.com"}),
@@ -62,6 +69,24 @@ def _number_or_word(value: object) -> object:
     return int(text)
 
 
+def _broker_names(value: object) -> object:
+    """Return the brokers to ask, in order, joined by commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        raise ValueError("not a list of brokers")
+    names = [name.strip().lower() for name in names]
+    if not names or len(set(names)) < len(names):
+        raise ValueError("none, or one twice")
+    if names[1:] and not ALONE.isdisjoint(names):
+        raise ValueError("this one stands alone")
+    others = [name for name in names if name not in BROKERS and name not in ALONE]
+    if others and not all(is_name(name) for name in others):
+        raise ValueError("not a name")
+    if others and not installed().keys() >= set(others):
+        raise ValueError("no such broker")
+    return ",".join(names)
+
+
 def _timeframes(value: object) -> object:
     words = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(words, list | tuple):
@@ -69,6 +94,31 @@ def _timeframes(value: object) -> object:
     try:
         return tuple(Timeframe.parse(word) for word in words)
     except InvalidTimeframeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _times(value: object) -> object:
+    """Return times of day ascending; ``never`` is none."""
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise ValueError("not a list of times")
+    if [w.lower() for w in words] == ["never"]:
+        return ()
+    if not words or not all(_TIME_OF_DAY.fullmatch(w) for w in words):
+        raise ValueError("not times of day")
+    return tuple(sorted(set(words)))
+
+
+def _trailed(value: object) -> object:
+    """Return ``all``, ``none``, or symbols in canonical spelling."""
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise ValueError("not a list of symbols")
+    if len(words) == 1 and words[0].lower() in ("all", "none"):
+        return words[0].lower()
+    try:
+        return tuple(unique_symbols(words))
+    except InvalidSymbolError as error:
         raise ValueError(str(error)) from None
 
 
@@ -135,9 +185,11 @@ class Settings(BaseSettings):
         "marketdata",
         description="a PostgreSQL schema name: lower-case letters, digits and underscores",
     )
-    broker: Annotated[
-        Literal["auto", "alpaca", "yahoo", "sandbox", "none"], BeforeValidator(_lowered)
-    ] = Field("auto", description="auto, alpaca, yahoo, sandbox, or none for stored data only")
+    broker: Annotated[str, BeforeValidator(_broker_names)] = Field(
+        "auto",
+        description="auto, alpaca, yahoo, sandbox, or none for stored data only; the name of a "
+        "broker that a package adds; or several in the order to ask them, such as alpaca,yahoo",
+    )
     alpaca_key_id: SecretStr | None = Field(
         None, description="the key ID of the Alpaca dashboard", min_length=1
     )
@@ -186,11 +238,19 @@ class Settings(BaseSettings):
     retention: Annotated[Literal["never"] | int, BeforeValidator(_number_or_word)] = Field(
         730, description="days that intraday bars are kept, 1 or more, or never to drop any"
     )
+    trail: Annotated[Literal["all", "none"] | tuple[str, ...], BeforeValidator(_trailed)] = Field(
+        "all",
+        description="all, none, or the symbols whose replaced values are kept, such as AAPL,MSFT",
+    )
     indicator_history: Annotated[tuple[Timeframe, ...], BeforeValidator(_timeframes)] = Field(
         (), description="timeframes whose indicator values are kept for ever, such as 1day,1hour"
     )
     backfill_at: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = Field(
         "01:00", description="when the nightly backfill starts, HH:MM New York time"
+    )
+    actions_at: Annotated[tuple[str, ...], BeforeValidator(_times)] = Field(
+        ("06:15", "18:15"),
+        description="when corporate actions are asked for again, HH:MM,HH:MM New York time, or never",
     )
     backfill_years: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)] = Field(
         2.0, description="years of history that the backfill fills, above 0"
@@ -289,6 +349,18 @@ class Settings(BaseSettings):
         if problems:
             raise ConfigurationError("; ".join(problems.values()), names=list(problems))
         return settings
+
+    @property
+    def brokers(self) -> tuple[str, ...]:
+        """The brokers to ask, in order; most settings name one."""
+        return tuple(self.broker.split(","))
+
+    @property
+    def trailed(self) -> frozenset[str] | None:
+        """The symbols whose replaced values are kept; None for all."""
+        if isinstance(self.trail, str):
+            return None if self.trail == "all" else frozenset()
+        return frozenset(self.trail)
 
     def source_of(self, name: str) -> str:
         """Return where a setting (by field name) came from, such as ``.env`` or ``default``."""

@@ -91,6 +91,14 @@ class CorporateAction:
         return self.ex_date if self.announced_us is None else self.announced_us
 
 
+def names_of(action: CorporateAction) -> tuple[str, ...]:
+    """Return the symbols an action is filed under: its own, of a name change the new one too."""
+    if action.kind is ActionKind.NAME_CHANGE and action.other_symbol not in (None, action.symbol):
+        assert action.other_symbol is not None
+        return (action.symbol, action.other_symbol)
+    return (action.symbol,)
+
+
 def as_split(action: CorporateAction) -> Split | None:
     """Return a share change as a split: a stock dividend of 1 for 20 is 21 for 20. None for
     everything else."""

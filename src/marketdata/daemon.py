@@ -35,7 +35,8 @@ from marketdata.jobs import JOBS, NIGHTLY, Ended, Job, JobRunner
 from marketdata.leadership import Lease, ProcessLeases
 from marketdata.metrics import Metrics
 from marketdata.observing import LOOK_EVERY, Observer, request_limit
-from marketdata.schedule import Tick, Timetable, night_of
+from marketdata.protocols import Priority
+from marketdata.schedule import Tick, Timetable, actions_due, night_of
 from marketdata.ticking import Ticker
 from marketdata.types import MINUTE, SECOND
 from marketdata.wellbeing import timetable
@@ -173,7 +174,7 @@ class Daemon:
         said = False
         while not self._stop.is_set():
             try:
-                runtime = Runtime(self._settings, self._given_clock)
+                runtime = Runtime(self._settings, self._given_clock, priority=Priority.LIVE)
             except StoreUnavailableError as error:
                 if time.monotonic() + _RETRY > until:
                     raise
@@ -227,6 +228,7 @@ class Daemon:
         calls: dict[Tick, Callable[[], None]] = {
             Tick.CYCLE: self._cycle,
             Tick.RECONCILE: self._reconcile,
+            Tick.ACTIONS: self._actions,
             Tick.NIGHTLY: self._nightly,
         }
         self._ticker = Ticker(
@@ -284,6 +286,8 @@ class Daemon:
         self._ticker.now(Tick.RECONCILE, Tick.CYCLE)
         if self._night() is not None:
             self._ticker.now(Tick.NIGHTLY)
+        if self._actions_occasion() is not None:
+            self._ticker.now(Tick.ACTIONS)
 
     def _run_job(self, name: str, right: Lease, occasion: str | None = None) -> Ended:
         ended = self._runner.run(name, occasion=occasion, right=(right,))
@@ -343,6 +347,19 @@ class Daemon:
             unfinished = unfinished or ended.outcome in ("failed", "busy")
         if unfinished:
             self._again(Tick.NIGHTLY, _AGAIN_MOST)
+
+    def _actions(self) -> None:
+        """Ask about corporate actions, once an occasion; what fails is tried again for a while."""
+        occasion, right = self._actions_occasion(), self._right()
+        if occasion is None or right is None:
+            return
+        if self._run_job("actions", right, occasion=occasion).outcome in ("failed", "busy"):
+            self._again(Tick.ACTIONS, _AGAIN_MOST)
+
+    def _actions_occasion(self) -> str | None:
+        assert self._runtime is not None
+        runtime = self._runtime
+        return actions_due(self._timetable(), runtime.calendar(), runtime.clock.now_us())
 
     def _night(self) -> str | None:
         assert self._runtime is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from marketdata import planning
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import from_micros
+from marketdata.identity import ALWAYS, Piece
 from marketdata.spans import Span, intersect, normalise
 from marketdata.types import SeriesKey, Timeframe
 
@@ -57,21 +58,20 @@ class Plan:
 NEVER_ASKED: Final = "never asked"
 UNAVAILABLE: Final = "unavailable"
 _SECONDS_A_CALL: Final = 0.35
-_FAR: Final = 2**62
 
 
 def explain(runtime: Runtime, query: BarsQuery, now_us: int) -> Plan:
     """Return the plan of `query`, from stored coverage only."""
     calendar = runtime.calendar()
     caps = runtime.broker.capabilities(query.feed)
-    spans = runtime.reader.planned_spans(query, query.symbols, now_us)
-    states = runtime.reader.states(query, list(spans))
+    stretches = _stretches(runtime, query, now_us)
+    states = runtime.series_reader.states(query, _names(stretches))
     planned: list[PlannedSpan] = []
     missing: dict[SeriesKey, list[Span]] = {}
-    for symbol, span in spans.items():
-        plan = runtime.reader.segments(query, symbol, span, states, now_us)
+    for symbol, (name, span) in stretches:
+        plan = runtime.series_reader.segments(query, name, span, states, now_us)
         for part in plan.parts:
-            key = query.key(symbol).with_timeframe(part.base)
+            key = query.key(name).with_timeframe(part.base)
             holes = planning.gaps(part.asked, states[key], calendar, part.base)
             if not part.asked.empty:
                 held = planning.held(part.asked, holes)
@@ -89,6 +89,24 @@ def explain(runtime: Runtime, query: BarsQuery, now_us: int) -> Plan:
     # Covered closed hours hold no bars: nobody wants to see them.
     shown = tuple(s for s in planned if s.bars)
     return Plan(shown, calls, bars, calls * _SECONDS_A_CALL)
+
+
+def _stretches(runtime: Runtime, query: BarsQuery, now_us: int) -> list[tuple[str, Piece]]:
+    """Return what each symbol is first asked for, by the symbols under which it traded."""
+    changed = runtime.identities.changed(query.provider, query.symbols, query.as_of_us)
+    found: list[tuple[str, Piece]] = []
+    for symbol in query.symbols:
+        lineage, asked = changed.get(symbol), query
+        if lineage is not None and lineage.end is not None and lineage.end < query.window.end:
+            asked = replace(query, window=replace(query.window, end=lineage.end))
+        (span,) = runtime.series_reader.planned_spans(asked, [symbol], now_us).values()
+        pieces = [Piece(symbol, span)] if lineage is None else lineage.within(span)
+        found += [(symbol, piece) for piece in pieces]
+    return found
+
+
+def _names(stretches: Sequence[tuple[str, Piece]]) -> list[str]:
+    return list(dict.fromkeys(piece.symbol for _, piece in stretches))
 
 
 def _planned(
@@ -109,17 +127,23 @@ def coverage(runtime: Runtime, query: BarsQuery) -> dict[str, list[Span]]:
     caps = runtime.broker.capabilities(query.feed)
     now_us = query.window.end
     whole = Span(min(max(caps.earliest, calendar.first), now_us), now_us)
-    states = runtime.reader.states(query, query.symbols)
+    changed = runtime.identities.changed(query.provider, query.symbols)
+    pieces = {s: changed[s].pieces if s in changed else (Piece(s, ALWAYS),) for s in query.symbols}
+    names = dict.fromkeys(piece.symbol for each in pieces.values() for piece in each)
+    states = runtime.series_reader.states(query, list(names))
     found: dict[str, list[Span]] = {}
     for symbol in query.symbols:
-        parts = runtime.reader.segments(query, symbol, whole, states, now_us).parts
         spans: list[Span] = []
-        for at, part in enumerate(parts):
-            key = query.key(symbol).with_timeframe(part.base)
-            # Coverage reaches over closed hours, beyond the first and the last label.
-            start = part.labels.start if at else -_FAR
-            end = part.labels.end if at + 1 < len(parts) else _FAR
-            spans += intersect(states[key].coverage, [Span(start, end)])
+        for piece in pieces[symbol]:
+            parts = runtime.series_reader.segments(
+                query, piece.symbol, whole, states, now_us
+            ).parts
+            for at, part in enumerate(parts):
+                key = query.key(piece.symbol).with_timeframe(part.base)
+                # Coverage reaches over closed hours, beyond the first and the last label.
+                start = part.labels.start if at else ALWAYS.start
+                end = part.labels.end if at + 1 < len(parts) else ALWAYS.end
+                spans += intersect(states[key].coverage, [Span(start, end).clip(piece.span)])
         found[symbol] = normalise(spans)
     return found
 
@@ -130,21 +154,24 @@ def gaps(runtime: Runtime, query: BarsQuery, now_us: int) -> dict[str, dict[str,
     ``never asked`` is what a read would fetch; ``unavailable`` is older than the broker gives.
     """
     calendar = runtime.calendar()
-    spans = runtime.reader.planned_spans(query, query.symbols, now_us)
-    states = runtime.reader.states(query, query.symbols)
-    found: dict[str, dict[str, list[Span]]] = {}
-    for symbol, span in spans.items():
-        plan = runtime.reader.segments(query, symbol, span, states, now_us)
+    stretches = _stretches(runtime, query, now_us)
+    states = runtime.series_reader.states(query, _names(stretches))
+    found: dict[str, dict[str, list[Span]]] = {
+        symbol: {NEVER_ASKED: [], UNAVAILABLE: []} for symbol in query.symbols
+    }
+    for symbol, (name, span) in stretches:
+        plan = runtime.series_reader.segments(query, name, span, states, now_us)
         asked: list[Span] = []
         for part in plan.parts:
-            state = states[query.key(symbol).with_timeframe(part.base)]
+            state = states[query.key(name).with_timeframe(part.base)]
+            # Bars to be read again for corrections are stored: a request brings them, no gap.
+            state = replace(state, unsettled=[])
             asked += planning.gaps(part.asked, state, calendar, part.base)
         hours = planning.stored_hours(query.timeframe)
         trading = [calendar.trading_spans(s, hours) for s in plan.too_old]
-        found[symbol] = {
-            NEVER_ASKED: normalise(asked),
-            UNAVAILABLE: [Span(t[0].start, t[-1].end) for t in trading if t],
-        }
+        by_state = found[symbol]
+        by_state[NEVER_ASKED] = normalise([*by_state[NEVER_ASKED], *asked])
+        by_state[UNAVAILABLE] += [Span(t[0].start, t[-1].end) for t in trading if t]
     return found
 
 

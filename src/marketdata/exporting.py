@@ -7,30 +7,33 @@ bar made of others is left out where one of its stretches was never asked for: i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marketdata import planning, resample
-from marketdata.adjust import adjust_bars
+from marketdata import caching, planning, resample
+from marketdata.adjusting import Applied
+from marketdata.bar_history import as_of
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline, from_micros
 from marketdata.errors import (
     BrokerError,
+    DataQualityError,
     DataUnavailableError,
     MarketDataError,
     RequestError,
     UnknownSymbolError,
 )
+from marketdata.identity import ALWAYS, Piece
 from marketdata.planning import Segment
 from marketdata.protocols import ReadRequest, SeriesState
 from marketdata.queries import BarsQuery, select
 from marketdata.ranges import Window
 from marketdata.spans import Span, normalise, subtract
-from marketdata.types import Adjustment, Bars, SeriesKey, Session, Split, Timeframe
+from marketdata.types import Adjustment, Bars, SeriesKey, Session, Timeframe
 
 if TYPE_CHECKING:
     from marketdata.files import BarsFile
@@ -51,6 +54,8 @@ class Wanted:
     adjustment: Adjustment = "raw"
     fetch: bool = False
     """Whether gaps are fetched first."""
+    as_of_us: int | None = None
+    """Bars as they were known at this moment, and had closed by then; None: as they are now."""
 
 
 @dataclass(slots=True)
@@ -63,7 +68,7 @@ class ExportReport:
     gaps: dict[str, list[Span]] = field(default_factory=dict)
     """By symbol, the trading time asked for that is not covered."""
     failed: dict[str, MarketDataError] = field(default_factory=dict)
-    """Symbols of which a gap could not be fetched, or splits are not known."""
+    """Symbols of which a gap could not be fetched, or corporate actions are not known."""
 
     @property
     def complete(self) -> bool:
@@ -113,12 +118,17 @@ def export(
     for symbol in wanted.symbols:
         before = report.rows
         try:
-            for bars in _Series(runtime, wanted, symbol, report, deadline).pieces():
+            for bars in _of_instrument(runtime, wanted, symbol, report, deadline):
                 file.write(symbol, bars)
                 report.rows += len(bars)
                 if progress is not None:
                     progress(report)
-        except (BrokerError, DataUnavailableError, UnknownSymbolError) as error:
+        except (
+            BrokerError,
+            DataQualityError,
+            DataUnavailableError,
+            UnknownSymbolError,
+        ) as error:
             report.failed[symbol] = error
         report.symbols += report.rows > before
     return report
@@ -134,8 +144,45 @@ def _check_fetch(runtime: Runtime, wanted: Wanted) -> None:
         )
 
 
+def _of_instrument(
+    runtime: Runtime, wanted: Wanted, symbol: str, report: ExportReport, deadline: Deadline
+) -> Iterator[Bars]:
+    """Yield the bars of what a symbol means, under whichever symbols they are stored."""
+    changed = runtime.identities.changed(wanted.provider, [symbol], wanted.as_of_us)
+    pieces = changed[symbol].pieces if symbol in changed else (Piece(symbol, ALWAYS),)
+    window, calendar = wanted.window, runtime.calendar()
+    labels = ALWAYS
+    if window is not None:
+        labels = Span(ALWAYS.start if window.start is None else window.start, window.end)
+    shown, coarse = wanted, wanted.timeframe in (Timeframe.WEEK_1, Timeframe.MONTH_1)
+    if coarse and len(pieces) > 1:
+        # A change may fall into a week or month: it is made of the days of both symbols.
+        if window is not None and window.start is not None:
+            days = resample.base_span(labels, wanted.timeframe, calendar)
+            window = replace(window, start=days.start, end=days.end)
+        wanted = replace(wanted, timeframe=Timeframe.DAY_1, window=window)
+    series = [_Series(runtime, wanted, symbol, report, deadline, piece) for piece in pieces]
+    found = (bars for each in series for bars in each.pieces())
+    if wanted is shown:
+        yield from found
+    elif len(days_of_all := Bars.concat(list(found))):
+        coarse_bars = resample.resample(
+            days_of_all, Timeframe.DAY_1, shown.timeframe, calendar, shown.session
+        )
+        closed = planning.closed_labels(calendar, shown.timeframe, int(days_of_all.timestamp[-1]))
+        yield coarse_bars.within(Span(labels.start, min(labels.end, closed)))
+    if not any(each.asked for each in series):
+        report.gaps[symbol] = []
+
+
 class _Series:
-    """The bars of one symbol, a year of minutes at a time: 64 bytes a bar, 16 MB at most."""
+    """The bars of one symbol, a year of minutes at a time: 64 bytes a bar, 16 MB at most.
+
+    Parameters
+    ----------
+    piece : Piece
+        Under which symbol they are stored, and when that was.
+    """
 
     def __init__(
         self,
@@ -144,9 +191,13 @@ class _Series:
         symbol: str,
         report: ExportReport,
         deadline: Deadline,
+        piece: Piece,
     ) -> None:
         self._runtime = runtime
         self._wanted = wanted
+        self._piece = piece
+        self.asked = False
+        """Whether anything of it was asked for, or is stored."""
         self._symbol = symbol
         self._report = report
         self._deadline = deadline
@@ -155,23 +206,24 @@ class _Series:
 
     def pieces(self) -> Iterator[Bars]:
         states = self._states()
-        labels = self._labels(states)
+        labels = self._closed_by_then(self._labels(states))
         if labels.empty:
-            self._report.gaps[self._symbol] = []
             return
-        splits = self._splits(labels.start)
+        self.asked = True
+        applied = self._applied(labels.start)
         missing: list[Span] = []
         for part in self._years(labels):
             if self._wanted.fetch:
                 self._fetch(part)
                 states = self._states()
             for segment in self._segments(part, states, missing):
-                bars, holes = self._stored(segment, states, splits)
+                bars, holes = self._stored(segment, states, applied)
                 missing += holes
                 if len(bars):
                     yield bars
         if missing:
-            self._report.gaps[self._symbol] = normalise(missing)
+            earlier = self._report.gaps.get(self._symbol, ())
+            self._report.gaps[self._symbol] = normalise([*earlier, *missing])
 
     # ------------------------------------------------------------------------- what to read
 
@@ -188,7 +240,7 @@ class _Series:
         )
 
     def _key(self, base: Timeframe) -> SeriesKey:
-        return SeriesKey(self._wanted.provider, self._wanted.feed, self._symbol, base)
+        return SeriesKey(self._wanted.provider, self._wanted.feed, self._piece.symbol, base)
 
     def _states(self) -> dict[SeriesKey, SeriesState]:
         return self._runtime.store.states([self._key(base) for base in self._bases()])
@@ -206,7 +258,8 @@ class _Series:
         """Return the bars asked for; without a window from the first stored to the last."""
         window, target = self._wanted.window, self._wanted.timeframe
         if window is not None and window.start is not None:
-            return Span(max(window.start, self._calendar.first), window.end)
+            asked = Span(max(window.start, self._calendar.first), window.end)
+            return asked.clip(self._piece.span)
         held = [s for s in states.values() if s.first_bar is not None]
         start = min((s.first_bar for s in held if s.first_bar is not None), default=0)
         last = max((s.last_bar for s in held if s.last_bar is not None), default=-1)
@@ -216,7 +269,19 @@ class _Series:
             closed = planning.closed_labels(self._calendar, target, max(ends, default=last))
             start = resample.bar_span(start, target, self._calendar).start
             last = min(last, closed - 1)
-        return Span(start, last + 1)
+        return Span(start, last + 1).clip(self._piece.span)
+
+    def _closed_by_then(self, labels: Span) -> Span:
+        """Cut labels to the bars that had closed at the moment asked for."""
+        moment = self._wanted.as_of_us
+        if moment is None or labels.empty:
+            return labels
+        theirs = self._wanted.provider == self._runtime.provider
+        feed = self._wanted.feed if theirs else self._runtime.source.feed
+        caps = self._runtime.broker.capabilities(feed)
+        base = self._bases()[0]
+        end = caching.newest_end(self._query(labels), base, caps, self._calendar, moment)
+        return Span(labels.start, max(labels.start, end))
 
     def _years(self, labels: Span) -> list[Span]:
         if not self._wanted.timeframe.intraday:
@@ -231,8 +296,8 @@ class _Series:
     ) -> Sequence[Segment]:
         target = self._wanted.timeframe
         if self._wanted.provider == self._runtime.provider:
-            found = self._runtime.reader.segments(
-                self._query(labels), self._symbol, labels, states, self._now_us
+            found = self._runtime.series_reader.segments(
+                self._query(labels), self._piece.symbol, labels, states, self._now_us
             )
             missing += found.too_old
             return found.parts
@@ -245,27 +310,38 @@ class _Series:
         if answer.unknown:
             raise self._runtime.unknown(answer.unknown, self._deadline)
 
-    def _splits(self, start: int) -> Sequence[Split]:
-        """Return the splits to divide by.
+    def _applied(self, start: int) -> Applied:
+        """Return the actions that bars from `start` on are adjusted for.
 
         Raises
         ------
         DataUnavailableError
-            Nobody was asked about them for all of the time.
+            Nobody was asked about them for all of the time, or a close is not stored that one of
+            them is measured by.
+        DataQualityError
+            One of them has no unambiguous factor.
         """
-        wanted = self._wanted
+        wanted, symbol = self._wanted, self._symbol
         if wanted.adjustment == "raw":
-            return ()
-        if wanted.fetch:
-            checked = self._runtime.splits.checked
-            return checked(wanted.provider, [self._symbol], start, self._deadline)[self._symbol]
-        asked = self._runtime.store.checked(wanted.provider, [self._symbol])
-        if self._symbol not in asked or asked[self._symbol][0].start > start:
-            raise DataUnavailableError(
-                f"the splits of {self._symbol} since {from_micros(start).date()} are not stored",
-                cure="export with --fetch, or raw prices",
-            )
-        return self._runtime.store.splits(wanted.provider, [self._symbol])[self._symbol]
+            return Applied()
+        if not wanted.fetch:
+            asked = self._runtime.action_store.checked(wanted.provider, [symbol])
+            if symbol not in asked or asked[symbol][0].start > start:
+                raise DataUnavailableError(
+                    f"the corporate actions of {symbol} since {from_micros(start).date()} are not "
+                    "stored",
+                    cure="export with --fetch, or raw prices",
+                )
+        return self._runtime.adjuster.found(
+            wanted.provider,
+            wanted.feed,
+            {symbol: start},
+            self._now_us,
+            self._deadline,
+            wanted.adjustment,
+            wanted.as_of_us,
+            fetch=wanted.fetch,
+        )
 
     # --------------------------------------------------------------------------- what is there
 
@@ -273,7 +349,7 @@ class _Series:
         self,
         segment: Segment,
         states: dict[SeriesKey, SeriesState],
-        splits: Sequence[Split],
+        applied: Applied,
     ) -> tuple[Bars, list[Span]]:
         """Return the bars of a segment, and the trading time of it that is not covered."""
         target, key = self._wanted.timeframe, self._key(segment.base)
@@ -283,7 +359,10 @@ class _Series:
         if span.empty:
             return Bars.empty(), holes
         bars = self._runtime.store.read([ReadRequest(key, span)])[key][1]
-        bars = adjust_bars(bars, splits)
+        if (moment := self._wanted.as_of_us) is not None:
+            trail = self._runtime.store.trail([ReadRequest(key, span)], moment)[key]
+            bars = as_of(bars, trail.entries, moment)
+        bars = applied.adjusted(self._symbol, bars)
         if not whole:
             derived = resample.resample(bars, segment.base, target, self._calendar, "extended")
             bars = self._untouched(derived.within(segment.labels), holes)

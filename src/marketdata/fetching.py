@@ -33,6 +33,13 @@ from marketdata.errors import (
 )
 from marketdata.flights import LocalFlight, LocalFlights, is_private
 from marketdata.keeping import FetchTrace, OnStored, PageKeeper, Tiers
+from marketdata.pausing import (
+    BEFORE_LANDING,
+    FLIGHT_CLAIMED,
+    LANDED,
+    PAGE_KEPT,
+    pause_point,
+)
 from marketdata.planning import Fetch
 from marketdata.protocols import (
     BarCache,
@@ -124,6 +131,7 @@ class Fetcher:
         shared: MarketDataError | None = None
         try:
             ticket = self._flights.board(list(led), fetch.span, LEASE)
+            pause_point(FLIGHT_CLAIMED)
             try:
                 mine = self._still_missing(fetch, ticket.led)
                 if mine:
@@ -133,7 +141,9 @@ class Fetcher:
                 shared = None if _is_private(error, deadline) else error
                 raise
             finally:
+                pause_point(BEFORE_LANDING)
                 land(self._flights, ticket, shared)
+                pause_point(LANDED)
                 self._local.land({k: led[k] for k in ticket.led}, shared)
             self._wait_elsewhere(fetch, dict(ticket.others), deadline, trace)
         except MarketDataError as error:
@@ -184,6 +194,7 @@ class Fetcher:
             with KeptAlive(self._flights, ticket):
                 for page in self._tiers.broker.pages(request, deadline):
                     kept += keeper.keep(page)
+                    pause_point(PAGE_KEPT)
                     pages += 1
                     trace.pages += 1
                     if progress is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from marketdata.drift import by_stage_and_field
 from marketdata.types import HOUR, MINUTE, SECOND
 from marketdata.wellbeing import Vitals
 
@@ -19,7 +20,8 @@ NIGHTLY_OVERDUE: Final = 12 * HOUR
 LEAST_HORIZON_DAYS: Final = 30
 _MANY: Final = 0.1
 """The share of stale series above which it is not single symbols any more."""
-_FEW_REQUESTS: Final = 0.1
+_FEW_REQUESTS: Final = 0.04
+"""The share of the limit that is less than a backfill leaves by itself."""
 _FEW_PASSED_OVER: Final = 3
 """Ticks a day that may be passed over without anybody having to know: the next run does it all."""
 _PASSED_OVER: Final = {
@@ -179,7 +181,7 @@ def _of_budget(vitals: Vitals) -> Iterator[Finding]:
             Level.WARNING,
             "budget",
             f"{max(left, 0):,} of {limit:,} requests a minute are left",
-            "wait for the backfill to end, or see who asks: marketdata status",
+            "see who asks: marketdata status; backfills give way by themselves",
         )
 
 
@@ -229,6 +231,32 @@ def described(vitals: Vitals) -> dict[str, Any]:
         "passed_over_24h": {f"{job} {why}": n for (job, why), n in figures.passed_over.items()},
         "requests_left": vitals.requests_left,
         "requests_per_minute": vitals.request_limit,
+        "budgets": [
+            {
+                "credential": b.credential,
+                "limit": b.limit,
+                "stated": b.stated,
+                "used": b.used,
+                "used_by": {p.name.lower(): n for p, n in b.by_priority.items()},
+                "left_for": {p.name.lower(): b.left(p) for p in b.by_priority},
+                "reserve": {p.name.lower(): n for p, n in b.reserve.items()},
+                "waiting": [p.name.lower() for p in b.waiting],
+                "paused_seconds": round(b.paused, 1),
+            }
+            for b in figures.budgets
+        ],
+        "revised": [
+            {
+                "provider": c.provider,
+                "stage": c.stage,
+                "field": c.field,
+                "bars": c.bars,
+                "largest": c.largest,
+            }
+            for c in by_stage_and_field(figures.drift)
+        ],
+        "tombstones": figures.tombstones,
+        "trail_bytes": figures.trail_bytes,
         "series": figures.series,
         "series_with_gaps": figures.torn,
         "gaps": figures.gaps,

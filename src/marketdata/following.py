@@ -332,12 +332,10 @@ class Follower:
         request = replace(self._request, query=replace(query, window=window), now_us=now_us)
         deadline = Deadline(self._timeout)
         answer = self._read_bars(request, deadline)
-        splits = {}
         adjuster = self._runtime.adjuster
         if request.adjustment == "raw":
             adjuster.warn_of_splits(request.query, answer, deadline)
-        else:
-            splits = adjuster.adjust(request.query, answer, now_us, deadline)
+        applied = adjuster.adjust(request.query, answer, now_us, deadline, request.adjustment)
         fresh = new_bars({s: a.bars for s, a in answer.series.items()}, self._given)
         for symbol, bars in fresh.items():
             self._given[symbol] = int(bars.timestamp[-1])
@@ -352,7 +350,7 @@ class Follower:
                 query.timeframe, self._edge, AGAIN_BARS, query.session, calendar
             )
             self._from = max(self._from, recent)
-        shaped = _Shape(request, self._zone, self._dated, self._runtime, action_version(splits))
+        shaped = _Shape(request, self._zone, self._dated, self._runtime, action_version(applied))
         self._steps = (shaped.frame(answer, label, bars) for label, bars in by_time(fresh))
 
     # ------------------------------------------------------------------------------- errors

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from marketdata import planning, resample
-from marketdata.adjust import adjust_bars
+from marketdata.adjusting import Applied
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline
 from marketdata.errors import DataUnavailableError
@@ -13,20 +13,26 @@ from marketdata.protocols import BarsRequest, Broker
 from marketdata.quality import gate
 from marketdata.queries import BarsQuery
 from marketdata.spans import Span
-from marketdata.types import DAY, Bars, Split
+from marketdata.types import DAY, Bars
 
 
 def forming_bar(
     broker: Broker,
     calendar: TradingCalendar,
     query: BarsQuery,
-    symbols: Sequence[str],
-    splits: Mapping[str, Sequence[Split]],
+    names: Mapping[str, str],
+    applied: Applied,
     now_us: int,
     deadline: Deadline,
 ) -> dict[str, Bars]:
     """Return for each symbol the one bar of the query's timeframe that `now_us` lies in, from
-    what the broker has of it so far, divided for `splits`; symbols without trades are absent."""
+    what the broker has of it so far, adjusted like the answer; symbols without trades are absent.
+
+    Parameters
+    ----------
+    names : mapping
+        The symbols, each with the one under which it trades now.
+    """
     caps = broker.capabilities(query.feed)
     base = caps.bases[query.timeframe][0].base
     edge = planning.frontier(calendar, base, caps, now_us)
@@ -36,10 +42,10 @@ def forming_bar(
         start = resample.base_span(Span(closed, now_us), query.timeframe, calendar).start
     span = Span(start, now_us if base.intraday else max(now_us, edge + DAY))
     hours = planning.stored_hours(base)
-    if span.empty or not calendar.trading_spans(Span(start, now_us), hours):
+    if not names or span.empty or not calendar.trading_spans(Span(start, now_us), hours):
         return {}
     found: dict[str, list[Bars]] = {}
-    request = BarsRequest(tuple(sorted(symbols)), base, span, query.feed)
+    request = BarsRequest(tuple(sorted(set(names.values()))), base, span, query.feed)
     try:
         for page in broker.pages(request, deadline):
             for symbol, bars in page.bars.items():
@@ -49,8 +55,8 @@ def forming_bar(
         # A key that may not see the last minutes has no forming bar; the closed ones stand.
         return {}
     answers: dict[str, Bars] = {}
-    for symbol, parts in found.items():
-        bars = adjust_bars(Bars.concat(parts), splits.get(symbol, ()))
+    for symbol, name in names.items():
+        bars = applied.adjusted(symbol, Bars.concat(found.get(name, [])))
         if base is not query.timeframe:
             bars = resample.resample(bars, base, query.timeframe, calendar, query.session)
         elif query.timeframe.intraday and query.session == "regular":

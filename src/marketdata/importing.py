@@ -16,6 +16,7 @@ import numpy as np
 
 from marketdata import planning
 from marketdata.clock import Deadline, from_micros
+from marketdata.corporate_actions import splits_of
 from marketdata.errors import (
     DataQualityError,
     DataUnavailableError,
@@ -330,12 +331,13 @@ class Importer:
     ) -> Mapping[str, Sequence[Split]]:
         runtime = self._runtime
         try:
-            return runtime.splits.checked(runtime.provider, symbols, first, deadline)
+            told = runtime.actions.checked(runtime.provider, symbols, first, deadline)
         except DataUnavailableError as error:
             raise DataUnavailableError(
                 f"split-adjusted prices need the splits since {_iso(first)[:10]}: {error.message}",
                 cure="give them: --splits FILE, CSV with symbol,ex_date,new,old; or raw prices",
             ) from error
+        return {symbol: splits_of(actions) for symbol, actions in told.items()}
 
     # -------------------------------------------------------------------------------- coverage
 

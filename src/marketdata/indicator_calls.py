@@ -17,16 +17,18 @@ from marketdata.arguments import (
     Request,
     Symbols,
     check_choice,
+    check_forming,
     deadline_of,
     zone_of,
 )
 from marketdata.bar_answers import BarAnswers, Missing
 from marketdata.clock import Deadline
+from marketdata.corporate_actions import splits_of
 from marketdata.origin import provenance_of, shortened
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Moment
 from marketdata.reader import Answer, SeriesAnswer
-from marketdata.types import COLUMNS, Adjustment, Bars, Floats, Session, Split, Timeframe
+from marketdata.types import COLUMNS, Adjustment, Bars, Floats, Session, Timeframe
 from marketdata.warning_types import LIBRARY, ShortHistoryWarning
 
 if TYPE_CHECKING:
@@ -96,8 +98,8 @@ class IndicatorCalls(BarAnswers):
         start, end, period, limit
             Which rows, as for `get_bars`: the last 500 where nothing is given.
         adjustment : {"split", "raw", "dividend", "all"}
-            Of the bars the values are computed on; prices divided for later splits by default.
-            ``dividend`` and ``all`` are not served yet.
+            Of the bars the values are computed on, as for `get_bars`; prices divided for later
+            splits by default, which is what is kept in Redis.
         session : {"regular", "extended"}
             Which hours of intraday bars the values are computed on.
         feed : str, optional
@@ -135,6 +137,7 @@ class IndicatorCalls(BarAnswers):
 
         deadline = deadline_of(timeout, self._settings.timeout)
         check_choice("missing", missing, ("raise", "skip"))
+        check_forming(include_forming, as_of)
         chosen = resolve(indicators)
         named = _columns(chosen)
         beside = tuple(n for n, name in enumerate(COLUMNS) if name not in named) if bars else ()
@@ -158,7 +161,7 @@ class IndicatorCalls(BarAnswers):
             feed=feed,
             as_of=as_of,
         )
-        found = self._found(request, chosen, beside, include_forming, missing, deadline)
+        found = self._by_instrument(request, chosen, beside, include_forming, missing, deadline)
         frame = self._table(request, found, columns, field, zone)
         runtime = self._runtime
         frame.attrs[frames.ATTRS_KEY] = provenance_of(
@@ -192,6 +195,35 @@ class IndicatorCalls(BarAnswers):
         return listing(pandas_ta=pandas_ta)
 
     # -------------------------------------------------------------------------------- tiers
+
+    def _by_instrument(
+        self,
+        request: Request,
+        chosen: Sequence[Indicator],
+        beside: tuple[int, ...],
+        include_forming: bool,
+        missing: str,
+        deadline: Deadline,
+    ) -> _Found:
+        """Find what is kept under today's symbols, and return it under those that were asked for."""
+        query, identities = request.query, self._runtime.identities
+        changed = identities.changed(query.provider, query.symbols, query.as_of_us)
+        if not changed or query.as_of_us is not None:
+            return self._found(request, chosen, beside, include_forming, missing, deadline)
+        names = {s: identities.same_as(query.provider, s) for s in query.symbols}
+        asked = replace(query, symbols=tuple(dict.fromkeys(names.values())))
+        found = self._found(
+            replace(request, query=asked), chosen, beside, include_forming, missing, deadline
+        )
+        found.tables = _relabelled(found.tables, names)
+        found.versions = _relabelled(found.versions, names)
+        found.answer.series = _relabelled(found.answer.series, names)
+        for symbol, lineage in changed.items():
+            if symbol in found.answer.series:
+                series = replace(found.answer.series[symbol], lineage=identities.text(lineage))
+                found.answer.series[symbol] = series
+        found.unstabilised = {s for s, name in names.items() if name in found.unstabilised}
+        return found
 
     def _found(
         self,
@@ -250,7 +282,7 @@ class IndicatorCalls(BarAnswers):
         runtime = self._runtime
         query = replace(request.query, symbols=symbols)
         answer = runtime.reader.read(query, deadline)
-        runtime.adjuster.adjust(query, answer, request.now_us, deadline)
+        runtime.adjuster.adjust(query, answer, request.now_us, deadline, request.adjustment)
         return {s: answer.series[s].bars if s in answer.series else Bars.empty() for s in symbols}
 
     def _compute(
@@ -267,7 +299,7 @@ class IndicatorCalls(BarAnswers):
         """Read bars with their history, compute, and leave the newest values in the cache."""
         from marketdata.indicator_codec import CAPACITY
         from marketdata.indicator_reading import WarmReader, bars_needed
-        from marketdata.kept_indicators import KEPT, KEPT_COLUMNS, version_number
+        from marketdata.kept_indicators import KEPT, KEPT_COLUMNS, version_of
 
         runtime, query = self._runtime, request.query
         kept = runtime.kept_indicators
@@ -288,17 +320,13 @@ class IndicatorCalls(BarAnswers):
             and not warmed.unstabilised
         )
         actions: dict[str, tuple[int, int]] = {}
-        splits: Mapping[str, Sequence[Split]] = {}
-        if request.adjustment == "raw":
-            runtime.adjuster.warn_of_splits(query, answer, deadline)
-        else:
-            if leaving:
-                filled = [s for s, a in answer.series.items() if len(a.bars)]
-                begins = min((int(answer.series[s].bars.timestamp[0]) for s in filled), default=0)
-                actions = kept.known_actions(query, filled, begins, deadline)
-            splits = runtime.adjuster.adjust(wide, answer, request.now_us, deadline)
+        if leaving:
+            filled = [s for s, a in answer.series.items() if len(a.bars)]
+            begins = min((int(answer.series[s].bars.timestamp[0]) for s in filled), default=0)
+            actions = kept.known_actions(query, filled, begins, deadline)
+        applied = self._adjusted(replace(request, query=wide), answer, deadline)
         closed = {s: len(a.bars) for s, a in answer.series.items()}
-        found.forming = include_forming and self._append_forming(request, answer, splits, deadline)
+        found.forming = include_forming and self._append_forming(request, answer, applied, deadline)
         values = self._values(engine, answer)
         if leaving:
             places = [computed.index(column) for column in KEPT_COLUMNS]
@@ -306,7 +334,7 @@ class IndicatorCalls(BarAnswers):
                 request,
                 {s: (a, warmed.first[s]) for s, a in answer.series.items()},
                 {s: v[places] for s, v in values.items()},
-                splits,
+                {s: splits_of(told) for s, told in applied.in_effect.items()},
                 actions,
             )
         shown = [computed.index(column) for column in _columns(chosen)]
@@ -320,7 +348,7 @@ class IndicatorCalls(BarAnswers):
             if beside:
                 rows = _side_by_side(series.bars.values[:, first:], beside, rows)
             found.tables[symbol] = Bars(series.bars.timestamp[first:], np.ascontiguousarray(rows))
-            found.versions[symbol] = version_number(symbol, splits.get(symbol, ()))
+            found.versions[symbol] = version_of(symbol, applied, series.lineage)
             found.answer.series[symbol] = series
         found.answer.trace = answer.trace
         found.answer.unknown = answer.unknown
@@ -369,6 +397,11 @@ class IndicatorCalls(BarAnswers):
         return frames.single_frame(table, zone, index)
 
 
+def _relabelled[T](found: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
+    """Return what was found under today's symbols under those that were asked for."""
+    return {symbol: found[name] for symbol, name in names.items() if name in found}
+
+
 @lru_cache(maxsize=64)
 def _index_of(columns: tuple[str, ...]) -> pd.Index[str]:
     import pandas as pd
@@ -391,7 +424,7 @@ def _with_limit(query: BarsQuery, limit: int) -> BarsQuery:
 
 
 def _joined_version(versions: Mapping[str, int]) -> str:
-    """Return a word for the splits of all symbols; of one symbol that of `adjusting`."""
+    """Return a word for the actions of all symbols; of one symbol that of `adjusting`."""
     if len(versions) == 1:
         (number,) = versions.values()
         return f"{number:012x}" if number else "0"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from marketdata import planning
+from marketdata.bar_history import Resting
 from marketdata.clock import Deadline
 from marketdata.errors import DataUnavailableError
 from marketdata.indicators import Indicator, history
@@ -218,4 +219,5 @@ def _prepend(found: Warmed, symbol: str, earlier: Answer) -> None:
         min(series.revision, more.revision),
         series.fetched_us,
         series.truncated,
+        resting=Resting.joined([more.resting, series.resting]),
     )

@@ -19,6 +19,7 @@ import numpy as np
 from marketdata import caching, planning, resample
 from marketdata.adjust import adjust_bars
 from marketdata.clock import Deadline
+from marketdata.corporate_actions import splits_of
 from marketdata.errors import BrokerError, DataUnavailableError
 from marketdata.indicator_codec import CAPACITY
 from marketdata.indicator_reading import WarmReader
@@ -82,6 +83,7 @@ class Seeder:
         StoreError
             PostgreSQL failed; a retry can help.
         """
+        keys = [key for key in keys if not self._reaches_back(key)]
         batches = [
             list(batch)
             for timeframe in sorted({k.timeframe for k in keys})
@@ -133,7 +135,7 @@ class Seeder:
             warmed = WarmReader(runtime).read(
                 query, needed, lambda asked: runtime.reader.read(asked, deadline), deadline
             )
-            applied = runtime.adjuster.adjust(query, warmed.answer, window.end, deadline)
+            applied = runtime.adjuster.adjust(query, warmed.answer, window.end, deadline, "split")
         except (BrokerError, DataUnavailableError) as error:
             log.warning("no history for indicators of %d series: %s", len(keys), error)
             return []
@@ -143,7 +145,7 @@ class Seeder:
         for symbol, series in warmed.answer.series.items():
             bars = series.bars.within(Span(-(2**62), end))
             settled = len(bars) > 0 and symbol not in warmed.unstabilised
-            if settled and list(applied[symbol]) == list(splits[symbol]):
+            if settled and splits_of(applied.in_effect[symbol]) == list(splits[symbol]):
                 # With less before it than needed, the first bar is the series' own.
                 first = needed if warmed.first[symbol] >= needed else 0
                 seeds.append(
@@ -158,6 +160,32 @@ class Seeder:
             caps = self._runtime.broker.capabilities(key.feed)
             base = self._bases[key.feed, key.timeframe] = caps.bases[key.timeframe][0].base
         return key if base is key.timeframe else key.with_timeframe(base)
+
+    def began_within(self, key: SeriesKey, label: int) -> bool:
+        """Whether a renamed instrument got its symbol inside the bar labelled `label`, or after it:
+        days before that are under another symbol."""
+        begins = self._symbol_begins(key)
+        if begins is None:
+            return False
+        return resample.bar_span(label, key.timeframe, self._runtime.calendar()).start < begins
+
+    def _reaches_back(self, key: SeriesKey) -> bool:
+        """Whether the history that values rest on began under another symbol: then it is read as a
+        call for bars reads it."""
+        begins = self._symbol_begins(key)
+        if begins is None:
+            return False
+        calendar, now_us = self._runtime.calendar(), self._runtime.clock.now_us()
+        bars = self._needed[key.timeframe] + CAPACITY
+        return planning.limit_start(key.timeframe, now_us, bars, "regular", calendar) < begins
+
+    def _symbol_begins(self, key: SeriesKey) -> int | None:
+        """Return since when a symbol means what it means, if that has ever changed."""
+        lineage = self._runtime.identities.changed(key.provider, [key.symbol]).get(key.symbol)
+        if lineage is None:
+            return None
+        mine = [piece for piece in lineage.pieces if piece.symbol == key.symbol]
+        return mine[-1].span.start if mine else None
 
     def _batch_size(self, timeframe: Timeframe, whole: bool) -> int:
         if whole:

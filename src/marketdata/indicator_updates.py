@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from marketdata import planning, resample
+from marketdata.actions import RECHECK
 from marketdata.adjust import adjust_bars, effective
 from marketdata.clock import Deadline
+from marketdata.corporate_actions import SHARE_CHANGES, splits_of
 from marketdata.errors import BrokerError, DataUnavailableError
 from marketdata.indicator_codec import CAPACITY
 from marketdata.indicator_reading import bars_needed
@@ -38,8 +40,7 @@ from marketdata.indicators import Indicator
 from marketdata.kept_indicators import KEPT, version_number
 from marketdata.protocols import ReadRequest
 from marketdata.spans import Span
-from marketdata.splits import RECHECK
-from marketdata.types import Bars, SeriesKey, Timeframe
+from marketdata.types import HOUR, Bars, SeriesKey, Timeframe
 
 if TYPE_CHECKING:
     from marketdata.wiring import Runtime
@@ -54,6 +55,8 @@ _CAUGHT_UP_AT_ONCE: Final = 500
 _WANTED_SECONDS: Final = 30.0
 _WAITING_SECONDS: Final = 600.0
 _ASK_AGAIN_SECONDS: Final = 120.0
+_RECHECK: Final = RECHECK + HOUR
+"""An hour later than a read would ask: the job that asks about all symbols at once comes first."""
 _UNTOLD: Final = -2
 """The revision before commits that were not the caller's alone: no state rests on it."""
 
@@ -175,7 +178,8 @@ class IndicatorUpdater:
         return begun
 
     def _catch_up(self, stop: threading.Event, ends: float) -> int:
-        """Begin series without state whose stored values are none, or older than their bars."""
+        """Begin series without state whose stored values are none, or older than their bars; and
+        those whose share changes are known otherwise by now, with state or without."""
         with self._lock:
             targets = self._wanted_targets() or {}
             lost = [
@@ -184,10 +188,15 @@ class IndicatorUpdater:
                 for key in map(base.with_timeframe, timeframes)
                 if not self._live.known(key) and key not in self._waiting
             ]
-        if not lost:
+        if not targets:
             return 0
-        behind = self._stepper.store.behind([key for key, _ in lost], [base for _, base in lost])
+        store, runtime = self._stepper.store, self._runtime
+        behind = store.behind([key for key, _ in lost], [base for _, base in lost])
         bases = dict.fromkeys(lost[n][1] for n in behind)
+        outdated = store.outdated(runtime.provider, runtime.clock.now_us())
+        bases |= dict.fromkeys(
+            base for base in map(self._seeder.base_of, outdated) if base in targets
+        )
         begun = 0
         for part in batched(bases, _CAUGHT_UP_AT_ONCE):
             if stop.is_set() or time.monotonic() > ends:
@@ -216,8 +225,12 @@ class IndicatorUpdater:
             provider, feed = self._runtime.provider, self._runtime.source.feed
             found: dict[SeriesKey, tuple[Timeframe, ...]] = {}
             live: set[SeriesKey] = set()
-            for symbol, name, *_ in self._wanted():
-                key = SeriesKey(provider, feed, symbol, Timeframe(name))
+            wanted = [(symbol, Timeframe(name)) for symbol, name, *_ in self._wanted()]
+            today = self._runtime.identities.today(provider, [symbol for symbol, _ in wanted])
+            for symbol, timeframe in wanted:
+                key = SeriesKey(provider, feed, today.get(symbol, symbol), timeframe)
+                if key in live:
+                    continue
                 base = self._seeder.base_of(key)
                 found[base] = (*found.get(base, ()), key.timeframe)
                 live.add(key)
@@ -271,6 +284,9 @@ class IndicatorUpdater:
                 work.begin_anew(key, now)
             elif own:
                 work.step(key, number, bars, revision, edge)
+            elif self._seeder.began_within(key, last):
+                # Its newest week or month has days under an earlier name.
+                work.begin_anew(key, now)
             else:
                 derived.append((key, base, revision, edge))
         self._add_derived(derived, work, actions)
@@ -366,13 +382,17 @@ class IndicatorUpdater:
         known = self._stepper.store.asked(provider, symbols)
         if self._ask_for_splits(provider, symbols, known, self._history_start(keys)):
             known = self._stepper.store.asked(provider, symbols)
-        splits = self._runtime.store.splits(provider, symbols)
+        told = self._runtime.action_store.actions(provider, symbols, SHARE_CHANGES)
         now_us = self._runtime.clock.now_us()
+        identities = self._runtime.identities
+        renamed = identities.changed(provider, symbols)
         actions = {}
         for symbol, (_, asked_us) in known.items():
-            found = effective(splits[symbol], now_us)
-            version = version_number(symbol, found) if found else 0
-            until = valid_until(splits[symbol], now_us)
+            splits = splits_of(told[symbol])
+            found = effective(splits, now_us)
+            lineage = identities.text(renamed[symbol]) if symbol in renamed else ""
+            version = version_number(symbol, found, lineage) if found or lineage else 0
+            until = valid_until(splits, now_us)
             actions[symbol] = Actions(found, version, asked_us, until)
         return actions
 
@@ -389,12 +409,12 @@ class IndicatorUpdater:
         due = [
             s
             for s in symbols
-            if s not in known or known[s][0] > start or now_us - known[s][1] > RECHECK
+            if s not in known or known[s][0] > start or now_us - known[s][1] > _RECHECK
         ]
         if not due or time.monotonic() < self._ask_splits_at:
             return False
         try:
-            runtime.splits.checked(provider, due, start, Deadline(runtime.settings.timeout))
+            runtime.actions.ensure(provider, due, start, Deadline(runtime.settings.timeout))
         except (BrokerError, DataUnavailableError) as error:
             log.warning("splits of %d symbols not known: %s", len(due), error)
             self._ask_splits_at = time.monotonic() + _ASK_AGAIN_SECONDS

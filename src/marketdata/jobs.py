@@ -94,6 +94,12 @@ def _seal(runtime: Runtime, stop: threading.Event) -> Work:
     return lambda: seal(runtime, stop)
 
 
+def _actions(runtime: Runtime, stop: threading.Event) -> Work:
+    from marketdata.action_refresh import refresh_actions
+
+    return lambda: refresh_actions(runtime, stop)
+
+
 def _retention(runtime: Runtime, stop: threading.Event) -> Work:
     from marketdata.sealing import retain
 
@@ -112,6 +118,7 @@ JOBS: Final = {
         Job("cycle", "fetch what has closed of every subscribed symbol", _cycle),
         Job("reconcile", "end subscriptions that ran out, renew their mirror", _reconcile),
         Job("backfill", "fetch missing history, oldest settings first", _backfill),
+        Job("actions", "ask again about splits, dividends, renames and the like", _actions),
         Job("seal", "turn settled intraday rows into compressed chunks", _seal),
         Job("retention", "drop intraday bars past their time", _retention),
         Job("verify", "read a sample from the broker again, report what differs", _verify),

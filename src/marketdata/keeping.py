@@ -106,11 +106,13 @@ class PageKeeper:
         self._deadline = deadline
         self._trace = trace
         self._on_stored = on_stored
-        self._observed = tiers.clock.now_us()
         caps = tiers.broker.capabilities(next(iter(states)).feed)
-        self._edge = planning.frontier(self._calendar(), fetch.base, caps, self._observed)
+        now_us = tiers.clock.now_us()
+        # What others see later with a right clock must count as later.
+        self._observed = now_us - caps.clock_ahead
+        self._edge = planning.frontier(self._calendar(), fetch.base, caps, now_us)
         delay = caps.settle_delay if fetch.base.intraday else caps.daily_settle_delay
-        self._settled_now = self._observed - delay
+        self._settled_now = now_us - delay
         self._provider = tiers.broker.provider
         self._revisions = {key: state.revision for key, state in states.items()}
         self._covered: dict[Span, Span] = {}
@@ -156,12 +158,13 @@ class PageKeeper:
         self._revisions.update(revisions)
 
     def _without_withdrawn(self, commits: Sequence[Commit], page: BarsPage) -> list[Commit]:
-        """Name the stored bars that a final answer no longer has.
+        """Name the stored bars that a final answer no longer has: those of a session read again, and
+        those that ride along with a gap beside them, which count as final from then on too.
 
         An answer in which anything could not be read proves no bar gone, and neither does one
         that lacks more than a provider ever withdraws: then what is stored stays.
         """
-        if not self._fetch.again or page.rejected:
+        if page.rejected:
             return list(commits)
         calendar = self._calendar()
         final_until = planning.settling(calendar, self._fetch.base, self._observed).final_until

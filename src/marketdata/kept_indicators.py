@@ -8,6 +8,7 @@ has asked about corporate actions since.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from marketdata import caching, planning
-from marketdata.adjusting import action_version
+from marketdata.actions import RECHECK
+from marketdata.adjusting import Applied, action_version, split_version
+from marketdata.corporate_actions import SHARE_CHANGES, splits_of
 from marketdata.errors import MarketDataError, StoreReadOnlyError
 from marketdata.indicator_codec import CAPACITY
 from marketdata.indicator_values import NOTHING_BEFORE, Newest, Tail, valid_until
 from marketdata.indicators import DEFAULT, Indicator
 from marketdata.spans import Span
-from marketdata.splits import RECHECK
 from marketdata.types import Bars, Floats, SeriesKey, Split, Timeframe
 
 if TYPE_CHECKING:
@@ -45,9 +47,20 @@ _REMEMBERED: Final = 64
 _STORED_REMEMBERED: Final = 20_000
 
 
-def version_number(symbol: str, splits: Sequence[Split]) -> int:
-    """Return the action version of one symbol's splits as a number: 0 without any."""
-    return int(action_version({symbol: splits}), 16)
+def version_number(symbol: str, splits: Sequence[Split], lineage: str = "") -> int:
+    """Return the action version of one symbol's splits, and of what it was called, as a number: 0
+    without any."""
+    return int(split_version(f"{lineage}:{symbol}" if lineage else symbol, splits), 16) or (
+        int(hashlib.blake2b(lineage.encode(), digest_size=6).hexdigest(), 16) if lineage else 0
+    )
+
+
+def version_of(symbol: str, applied: Applied, lineage: str = "") -> int:
+    """Return the action version of one symbol of an answer; of a split-adjusted one it is that of
+    the kept values, whichever tier they come from."""
+    if applied.adjustment == "split":
+        return version_number(symbol, splits_of(applied.in_effect.get(symbol, ())), lineage)
+    return int(action_version(applied.of(symbol)), 16)
 
 
 class KeptIndicators:
@@ -57,7 +70,7 @@ class KeptIndicators:
         self._runtime = runtime
         self._store = store
         self._cache = cache
-        self._stored: OrderedDict[SeriesKey, tuple[int, int, int]] = OrderedDict()
+        self._stored: OrderedDict[SeriesKey, tuple[int, int, int, int]] = OrderedDict()
         self._may_store = True
         self._selected: OrderedDict[int, tuple[Tail, tuple[str, ...], int, Bars]] = OrderedDict()
 
@@ -82,6 +95,7 @@ class KeptIndicators:
         return (
             request.adjustment == "split"
             and not query.window.explicit_end
+            and query.as_of_us is None
             and (query.session == "regular" or not query.timeframe.intraday)
         )
 
@@ -134,24 +148,26 @@ class KeptIndicators:
     def known_actions(
         self, query: BarsQuery, symbols: Sequence[str], start: int, deadline: Deadline
     ) -> dict[str, tuple[int, int]]:
-        """Return when the provider was last asked about the splits of `symbols`, asking now where
+        """Return when the provider was last asked about actions of `symbols`, asking now where
         that is due, and when the next announced one takes effect: what is read from the store
         after this call is known as of these moments."""
         runtime = self._runtime
         if not symbols:
             return {}
         now_us = runtime.clock.now_us()
-        known = runtime.store.checked(query.provider, symbols)
+        known = runtime.action_store.checked(query.provider, symbols)
         due = [
             s
             for s in symbols
             if s not in known or known[s][0].start > start or now_us - known[s][1] > RECHECK
         ]
         if due:
-            runtime.splits.checked(query.provider, due, start, deadline)
-            known = runtime.store.checked(query.provider, symbols)
-        splits = runtime.store.splits(query.provider, symbols)
-        return {s: (asked, valid_until(splits[s], now_us)) for s, (_, asked) in known.items()}
+            runtime.actions.ensure(query.provider, due, start, deadline)
+            known = runtime.action_store.checked(query.provider, symbols)
+        told = runtime.action_store.actions(query.provider, symbols, SHARE_CHANGES)
+        return {
+            s: (asked, valid_until(splits_of(told[s]), now_us)) for s, (_, asked) in known.items()
+        }
 
     def can_leave(self, query: BarsQuery) -> bool:
         """Whether answers to `query` come from one stored series, whose floor can guard them."""
@@ -189,7 +205,7 @@ class KeptIndicators:
                     tail,
                     revision=series.revision,
                     actions_us=actions[symbol][0],
-                    action_version=version_number(symbol, splits.get(symbol, ())),
+                    action_version=version_number(symbol, splits.get(symbol, ()), series.lineage),
                     fetched_us=series.fetched_us,
                     base=base,
                     valid_until=actions[symbol][1],
@@ -201,7 +217,7 @@ class KeptIndicators:
     def _keep(self, tails: Mapping[SeriesKey, Tail]) -> None:
         """Store the last value of each, unless that is what this process has stored already."""
         rests_on = {
-            key: (int(tail.timestamp[-1]), tail.revision, tail.actions_us)
+            key: (int(tail.timestamp[-1]), tail.revision, tail.actions_us, tail.action_version)
             for key, tail in tails.items()
         }
         keys = [key for key in tails if self._stored.get(key) != rests_on[key]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from marketdata.clock import Clock, Deadline, from_micros, now
 from marketdata.errors import (
@@ -113,21 +113,35 @@ class LatestReader:
             Ours, or that of the caller whose request we waited for. `BrokerTimeoutError` where
             that one did not end within our deadline; a retry helps.
         """
-        found = self._fresh(kind, symbols, feed, deadline)
-        if not single:
-            return self._frame(kind, symbols, found)
-        raw = found.get(symbols[0])
-        if raw is None:
-            raise DataUnavailableError(
-                f"{self._broker.provider} has no latest {kind} of {symbols[0]}",
-                cure="check the symbol; a thinly traded one may have none today",
-            )
-        return self._record(kind, symbols[0], raw)
+        found = self.find(kind, symbols, feed, deadline)
+        if single and symbols[0] not in found:
+            raise self.none_of(kind, symbols[0])
+        return self.shaped(kind, symbols, single, found)
 
-    def _fresh(
+    def none_of(self, kind: str, symbol: str) -> DataUnavailableError:
+        """Return the error for a symbol of which the broker's answer has nothing."""
+        return DataUnavailableError(
+            f"{self._broker.provider} has no latest {kind} of {symbol}",
+            cure="check the symbol; a thinly traded one may have none today",
+        )
+
+    def shaped(
+        self,
+        kind: str,
+        symbols: Sequence[str],
+        single: bool,
+        found: Mapping[str, Mapping[str, Any]],
+    ) -> object:
+        """Return what was found as one frozen object, or as a frame by symbol."""
+        if single:
+            return self._record(kind, symbols[0], found[symbols[0]])
+        return self._frame(kind, symbols, found)
+
+    def find(
         self, kind: str, symbols: Sequence[str], feed: str, deadline: Deadline
     ) -> dict[str, Mapping[str, Any]]:
-        """Return what is a second old at most; one thread asks for a symbol, the others wait."""
+        """Return what is a second old at most; one thread asks for a symbol, the others wait. A
+        symbol that the broker has none of is absent."""
         found: dict[str, Mapping[str, Any]] = {}
         wanted = self._remembered([(kind, feed, s) for s in symbols], found)
         while wanted:
@@ -225,6 +239,15 @@ class LatestReader:
         if kind != "snapshot":
             frame["age"] = pd.Timestamp(now(self._clock)) - frame["timestamp"]
         return frame
+
+
+def relabelled(found: object, names: Sequence[str], today: Sequence[str]) -> object:
+    """Return an answer about today's symbols under the names that were asked for."""
+    if isinstance(found, _Latest):
+        return replace(found, symbol=names[0])
+    frame = cast("pd.DataFrame", found).loc[list(today)]
+    frame.index = frame.index.__class__(list(names), dtype="str", name="symbol")
+    return frame
 
 
 _BAR_FIELDS: Final = ["open", "high", "low", "close", "volume", "vwap", "trade_count"]

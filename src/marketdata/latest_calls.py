@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, cast, overload
 
 from marketdata.arguments import Symbols, check_feed, deadline_of, symbol_list
 from marketdata.connected import Connected
+from marketdata.errors import DataUnavailableError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from marketdata.clock import Deadline
     from marketdata.latest import Bar, Quote, Trade
 
 
@@ -130,4 +132,44 @@ class LatestCalls(Connected):
         deadline = deadline_of(timeout, self._settings.timeout)
         runtime = self._runtime
         named = runtime.feed_named(feed, latest=True)
-        return runtime.latest.get(kind, names, single, named, deadline)
+        try:
+            found = self._latest_today(kind, names, single, named, deadline)
+        except DataUnavailableError:
+            if not (single and self._renamed(names, named, deadline)):
+                raise
+            return self._latest_today(kind, names, single, named, deadline)
+        if not single and self._renamed(_without(found), named, deadline):
+            return self._latest_today(kind, names, single, named, deadline)
+        return found
+
+    def _latest_today(
+        self, kind: str, names: tuple[str, ...], single: bool, feed: str, deadline: Deadline
+    ) -> object:
+        """Ask under today's symbols; answer under those that were asked for."""
+        runtime = self._runtime
+        today = [runtime.identities.current(runtime.provider, name) for name in names]
+        get = runtime.chain.latest if runtime.links[1:] else runtime.latest.get
+        found = get(kind, list(dict.fromkeys(today)), single, feed, deadline)
+        if today == list(names):
+            return found
+        from marketdata.latest import relabelled
+
+        return relabelled(found, names, today)
+
+    def _renamed(self, names: Sequence[str], feed: str, deadline: Deadline) -> bool:
+        """Ask what has become of symbols of which there is nothing; return whether any of them
+        trades under another name, which was not known before."""
+        runtime = self._runtime
+        if not names:
+            return False
+        before = runtime.identities.today(runtime.provider, names)
+        link = runtime.links[0]
+        link.reader.learn(link.provider, feed, names, deadline)
+        return runtime.identities.today(runtime.provider, names) != before
+
+
+def _without(found: object) -> list[str]:
+    """Return the symbols of an answer of which there is nothing."""
+    frame = cast("pd.DataFrame", found)
+    stamps = frame[[c for c in frame.columns if c.endswith("timestamp")]]
+    return [str(symbol) for symbol in frame.index[stamps.isna().all(axis=1)]]

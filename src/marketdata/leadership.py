@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from marketdata.errors import MarketDataError
+from marketdata.pausing import LEADER_ELECTED, LEADER_RENEWING, pause_point
 
 log = logging.getLogger("marketdata.leadership")
 
@@ -319,6 +320,7 @@ class ProcessLeases:
                 self._leases.pop(name).lose()
         if not held or not self._fit():
             return
+        pause_point(LEADER_RENEWING)
         asked = elapsed()
         kept = self._book.renew(
             {name: lease.fence for name, lease in held.items()},
@@ -343,6 +345,7 @@ class ProcessLeases:
             return False
         log.info("leading")
         self.gained += 1
+        pause_point(LEADER_ELECTED)
         self._on_gain()
         return True
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from marketdata.drift import by_stage_and_field
 from marketdata.findings import findings
 from marketdata.wellbeing import Vitals
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from marketdata.cache.redis_cache import CacheInfo
     from marketdata.jobs import Ended
     from marketdata.schedule import Tick
+    from marketdata.store.budget import BudgetUse
 
 PREFIX: Final = "marketdata_"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -268,6 +270,8 @@ def _of_store(vitals: Vitals) -> Iterator[Metric]:
             value=max(0, vitals.requests_left),
         )
         yield _gauge("rate_budget_limit", "Requests a minute.", value=vitals.request_limit or 0)
+    if figures.budgets:
+        yield from _of_budget(figures.budgets[0])
     yield _counter(
         "reads",
         "Series read, by the lowest tier asked, over all processes.",
@@ -284,6 +288,44 @@ def _of_store(vitals: Vitals) -> Iterator[Metric]:
         "Bars that failed the quality gates, by reason, over all processes.",
         "reason",
         {n.removeprefix(prefix): v for n, v in totals.items() if n.startswith(prefix)},
+    )
+    yield from _of_revisions(vitals)
+
+
+def _of_revisions(vitals: Vitals) -> Iterator[Metric]:
+    figures = vitals.figures
+    family = CounterMetricFamily(
+        f"{PREFIX}bars_revised",
+        "Observed bars that replaced stored ones with other values, by stage and field.",
+        labels=["provider", "stage", "field"],
+    )
+    for count in by_stage_and_field(figures.drift):
+        family.add_metric([count.provider, count.stage, count.field], count.bars)
+    yield family
+    yield _gauge("tombstones", "Bars that their provider has withdrawn.", value=figures.tombstones)
+    yield _gauge(
+        "trail_size_bytes", "Replaced values, indexes included.", value=figures.trail_bytes
+    )
+
+
+def _of_budget(budget: BudgetUse) -> Iterator[Metric]:
+    """Tell how the most used budget is shared out."""
+    yield _gauge(
+        "rate_budget_used", "Requests of the last minute, over all processes.", "priority",
+        {p.name.lower(): n for p, n in budget.by_priority.items()},
+    )  # fmt: skip
+    yield _gauge(
+        "rate_budget_available", "Requests that would be granted now.", "priority",
+        {p.name.lower(): budget.left(p) for p in budget.by_priority},
+    )  # fmt: skip
+    yield _gauge(
+        "rate_budget_waiting", "1 where somebody waits for budget.", "priority",
+        {p.name.lower(): float(p in budget.waiting) for p in budget.by_priority},
+    )  # fmt: skip
+    yield _gauge(
+        "rate_budget_paused_seconds",
+        "For how long the broker refuses everything (429).",
+        value=budget.paused,
     )
 
 

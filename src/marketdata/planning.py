@@ -150,12 +150,26 @@ def _segment(
     now_us: int,
 ) -> Segment:
     edge = frontier(calendar, base, caps, now_us)
-    needed = labels
-    if base is not target:
+    if base is target:
+        needed = _whole_bars(labels, target, calendar)
+    else:
         closed = closed_labels(calendar, target, edge)
         labels = Span(labels.start, max(labels.start, min(labels.end, closed)))
         needed = resample.base_span(labels, target, calendar)
     return Segment(base, labels, Span(needed.start, max(needed.start, min(needed.end, edge))))
+
+
+def _whole_bars(labels: Span, timeframe: Timeframe, calendar: TradingCalendar) -> Span:
+    """Return the time of the bars labelled in a span: a part of a bar can neither be asked for nor
+    be missing."""
+    start, end = labels
+    first = resample.bar_span(start, timeframe, calendar)
+    last = resample.bar_span(end, timeframe, calendar)
+    if not first.empty and first.start < start:
+        start = first.end
+    if not last.empty and last.start < end:
+        end = last.end
+    return Span(start, max(start, end))
 
 
 def _next_midnight(calendar: TradingCalendar, moment: int) -> int:

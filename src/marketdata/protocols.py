@@ -6,14 +6,18 @@ contract suite per port runs against every implementation (``tests/contracts``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from enum import IntEnum
+from typing import Any, Final, Literal, Protocol
 
+from marketdata.bar_history import Trail
 from marketdata.clock import Deadline
+from marketdata.corporate_actions import ActionKind, CorporateAction
 from marketdata.errors import MarketDataError
+from marketdata.identity import Lineage
 from marketdata.spans import Span
-from marketdata.types import Bars, Int64s, SeriesKey, Split, Timeframe
+from marketdata.types import DAY, Bars, Int64s, SeriesKey, Timeframe
 
 # --------------------------------------------------------------------------------------- cache
 
@@ -170,7 +174,18 @@ class BarStore(Protocol):
         commit that covers it settles it; what is settled stays so; the same holds for `final_until`
         and ``final``. Bars named in `withdrawn` are no longer read, unless a later observation has
         them again. `before_commit` is called with the new revisions after the writes and before
-        COMMIT. On any error nothing is stored.
+        COMMIT. On any error nothing is stored. What is replaced goes to the trail, in the same
+        transaction.
+        """
+        ...
+
+    def trail(
+        self, requests: Sequence[ReadRequest], after_us: int | None = None
+    ) -> dict[SeriesKey, Trail]:
+        """Return what is known of the past of each request's bars; one request per series.
+
+        With `after_us`, only what may matter to what was known then: all entries of the bars that
+        have one observed after that moment, and what arrived after it.
         """
         ...
 
@@ -216,18 +231,49 @@ class FlightLog(Protocol):
         ...
 
 
-class RateBudget(Protocol):
-    """One request budget per credential, shared by every process on the same store."""
+class Priority(IntEnum):
+    """Whom the request budget serves first."""
 
-    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
-        """Take one request from the budget, if more than `reserve` of the last minute's are left:
-        background work gives way to live traffic with a reserve.
+    LIVE = 0
+    """A cycle of the aggregator: its bars are due now."""
+    READ = 1
+    """Somebody waits for the answer."""
+    BACKFILL = 2
+    """History that nobody waits for."""
+    VERIFY = 3
+
+    @property
+    def background(self) -> bool:
+        """Whether nobody waits for it."""
+        return self >= Priority.BACKFILL
+
+
+class RateBudget(Protocol):
+    """One request budget per credential, shared by every process on the same store.
+
+    All kinds of callers together are never granted more than the limit in any 60 seconds. Lower
+    ones use what is idle and give way at once: they are refused while somebody above waits, and
+    leave what those above are about to need. Nobody waits for budget that somebody below him takes
+    after he has asked.
+    """
+
+    def take(
+        self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+    ) -> float:
+        """Take one request from the budget.
 
         Returns
         -------
         float
-            0.0 if granted; otherwise the seconds to wait before asking again (nothing taken).
+            0.0 if granted; otherwise the seconds to wait before asking again (nothing taken). For
+            so long those below are held back.
         """
+        ...
+
+    def told(self, credential: str, limit_per_minute: int, left: int | None) -> None:
+        """Note the limit that the broker states, and what it says is left of it; asks nobody. The
+        stated limit holds for every process, and what the broker counted helps to make good a
+        budget that was lost."""
         ...
 
     def pause(self, credential: str, seconds: float) -> None:
@@ -235,36 +281,121 @@ class RateBudget(Protocol):
         ...
 
 
-ActionKind = Literal["split", "dividend"]
+RECENT: Final = 100 * DAY
+"""How far back a question about corporate actions must reach to count as a check of them all: most
+that come late or are corrected are younger."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionChange:
+    """What recording an answer changed about one action."""
+
+    symbol: str
+    kind: ActionKind
+    ex_date: int
+    change: Literal["new", "corrected", "withdrawn"]
 
 
 class ActionStore(Protocol):
     """Corporate actions, kept with the time they were fetched. Every method may raise `StoreError`."""
 
-    def splits(self, provider: str, symbols: Sequence[str]) -> dict[str, list[Split]]:
-        """Return the known splits of each symbol, ascending by ex-date."""
+    def actions(
+        self, provider: str, symbols: Sequence[str], kinds: Collection[ActionKind] | None = None
+    ) -> dict[str, list[CorporateAction]]:
+        """Return the known actions of each symbol, ascending by ex-date: the newest knowledge,
+        withdrawn ones out, with `fetched_us` set. A name change is under both of its names. With
+        `kinds`, only those.
+        """
         ...
 
-    def checked(
-        self, provider: str, symbols: Sequence[str], kind: ActionKind = "split"
-    ) -> dict[str, tuple[Span, int]]:
-        """Return, for symbols ever asked about actions of this kind, the ex-date span asked and the
-        market time of asking."""
+    def history(
+        self, provider: str, symbols: Sequence[str], known_us: int
+    ) -> dict[str, list[CorporateAction]]:
+        """Return the actions of each symbol as they were stored at the market time `known_us`.
+
+        The first knowledge of an action counts as always known: what was stored later than that
+        moment is corrected back to its first version, not left out. What had been withdrawn by
+        then is out.
+        """
+        ...
+
+    def checked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[Span, int]]:
+        """Return, for symbols ever asked about, the ex-date span asked and the market time of
+        asking: one check for all kinds.
+
+        A question about a part of the span counts where that part holds the `RECENT` time before
+        it was asked and what was to come.
+        """
         ...
 
     def record(
         self,
         provider: str,
-        splits: Mapping[str, Sequence[Split]],
+        actions: Mapping[str, Sequence[CorporateAction]],
         asked: Span,
         observed_us: int,
-        kind: ActionKind = "split",
-    ) -> None:
-        """Store what the broker answered for every symbol of `splits` over `asked`: new splits
-        are added, changed ones corrected, in one transaction with the span asked.
+    ) -> list[ActionChange]:
+        """Store what the broker answered for every symbol of `actions` over `asked`, in one
+        transaction with the span asked; return what that changed.
 
-        A dividend is not a `Split`: of that kind only the asking can be recorded so far.
+        New actions are added, changed ones corrected, those the answer lacks withdrawn: of a name
+        change only where both of its names were asked about. An action is the same one while it
+        keeps the provider's id, or without one its ex-date, kind, other symbol and whether it is
+        special. An answer older than what is stored changes nothing.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAsset:
+    """An asset as it was last listed."""
+
+    symbol: str
+    name: str | None
+    exchange: str | None
+    status: str
+    observed_us: int
+    """Market time at which the provider was asked."""
+
+
+class IdentityStore(Protocol):
+    """What decides which instrument a symbol means. Every method may raise `StoreError`."""
+
+    def identity_changes(self, provider: str) -> list[CorporateAction]:
+        """Return every name change, merger and delisting that is known, ascending by ex-date;
+        withdrawn ones are out."""
+        ...
+
+    def last_days(self, provider: str) -> dict[str, int]:
+        """Return the newest stored bar of each symbol that the provider lists as inactive and that
+        has had none for two weeks of coverage."""
+        ...
+
+    def assets(self, provider: str, symbols: Sequence[str] | None = None) -> list[KnownAsset]:
+        """Return what the provider listed, for some symbols or for all."""
+        ...
+
+    def assets_checked(self, provider: str) -> int | None:
+        """Return the market time at which the provider last gave its whole list."""
+        ...
+
+    def record_assets(
+        self, provider: str, assets: Sequence[Asset], observed_us: int, *, complete: bool
+    ) -> None:
+        """Store what a provider lists, and the names of the symbols; after a `complete` list, what
+        it lacks is inactive. One transaction; an answer older than what is stored changes nothing."""
+        ...
+
+    def rebuild(
+        self,
+        provider: str,
+        lineages: Iterable[Lineage],
+        now_us: int,
+        symbols: Sequence[str] | None = None,
+    ) -> None:
+        """Make the tables of instruments anew: those of `lineages`, and one for every asset that is
+        in none of them. With `symbols`, only those instruments that ever held one of these; then
+        `lineages` are just those. One transaction; idempotent."""
         ...
 
 
@@ -301,6 +432,9 @@ class Capabilities:
     """Feeds of the latest trades, quotes and snapshots; empty where there are none."""
     earliest: int
     """No bar is older than this (microseconds UTC)."""
+    clock_ahead: int = 0
+    """Microseconds by which our clock was just found to run ahead of the broker's; both delays
+    have them added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,11 +467,24 @@ class BarsPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Asset:
+    """What a provider lists under a symbol."""
+
+    symbol: str
+    name: str | None = None
+    exchange: str | None = None
+    status: Literal["active", "inactive"] = "active"
+    """Whether it trades under this symbol now."""
+
+
+@dataclass(frozen=True, slots=True)
 class SymbolVerdict:
     """What the assets endpoint says: known True or False, or None where it gave no verdict."""
 
     known: bool | None
     name: str | None = None
+    asset: Asset | None = None
+    """What is listed under the symbol, where the endpoint says that much."""
 
 
 class Broker(Protocol):
@@ -361,10 +508,20 @@ class Broker(Protocol):
         """Walk the pages of one request; stopping early is allowed at any page."""
         ...
 
-    def splits(
+    def actions(
         self, symbols: Sequence[str], span: Span, deadline: Deadline
-    ) -> dict[str, list[Split]]:
-        """Return the splits with an ex-date in `span` for every symbol asked."""
+    ) -> dict[str, list[CorporateAction]]:
+        """Return the corporate actions of every kind with an ex-date in `span`, ascending, for
+        every symbol asked; empty where there are none.
+
+        A name change is returned under its old and its new name alike.
+
+        Raises
+        ------
+        BrokerResponseError
+            An action cannot be read. ``facts["unreadable"]`` lists its symbols: the others can be
+            asked without them. A retry does not help.
+        """
         ...
 
     def verdict(self, symbol: str, deadline: Deadline) -> SymbolVerdict:
@@ -374,6 +531,10 @@ class Broker(Protocol):
     def symbols(self, deadline: Deadline) -> list[str]:
         """Return every symbol that `verdict` would call known, inactive ones included; empty
         where there is no such list."""
+        ...
+
+    def assets(self, deadline: Deadline) -> list[Asset]:
+        """Return all that is listed, inactive ones included; empty where there is no such list."""
         ...
 
     def latest(
@@ -394,7 +555,7 @@ class Broker(Protocol):
         asks nothing. A broker that sends no requests has none of these.
 
         Keys: ``breaker``, ``requests_sent`` (of this process), ``requests_per_minute``
-        (what this broker object may send: its reserve is taken off), ``requests_left`` (of this
+        (what this broker object may send: what it leaves to its betters is taken off), ``requests_left`` (of this
         minute, by the broker's own count).
         """
         ...

@@ -20,6 +20,11 @@ class BarsQuery:
     window: Window
     session: Session = "regular"
     max_lookback: int = 3650 * DAY
+    as_of_us: int | None = None
+    """Bars as they were known at this moment; None: as they are known now."""
+    ends_us: int | None = None
+    """The instant from which on nothing trades under these symbols any more, where there is one:
+    the newest bars are those before it."""
 
     def key(self, symbol: str) -> SeriesKey:
         return SeriesKey(self.provider, self.feed, symbol, self.timeframe)

@@ -51,8 +51,15 @@ def resolve_window(
     end: Moment | None = None,
     period: str | None = None,
     limit: int | None = None,
+    *,
+    as_of: bool = False,
 ) -> Window:
     """Return the window the four parameters describe.
+
+    Parameters
+    ----------
+    as_of : bool
+        Whether `now_us` is an earlier moment that was asked for: it cuts a later `end`.
 
     Raises
     ------
@@ -70,10 +77,17 @@ def resolve_window(
         since = read_moment(start, calendar, now_us, "start")
     elif period is not None:
         since = _period_start(period, calendar, until)
+    if as_of and since is not None and since > now_us:
+        raise InvalidRangeError(
+            f"start {_iso(since)} is after as_of {_iso(now_us)}",
+            cure="give an earlier start, or a later as_of",
+        )
     if since is not None:
         _check_order(since, until, now_us, end is None)
     elif limit is None:
         limit = DEFAULT_LIMIT
+    if as_of:
+        until = min(until, now_us)
     return Window(since, until, limit, end is not None)
 
 
@@ -146,6 +160,23 @@ def _read_text(text: str, calendar: TradingCalendar, now_us: int, role: str) -> 
     if moment.tzinfo is None:
         raise _naive(moment, calendar, role)
     return to_micros(moment)
+
+
+def read_as_of(value: Moment, calendar: TradingCalendar, now_us: int) -> int:
+    """Return the moment as of which something is asked for.
+
+    Raises
+    ------
+    InvalidRangeError, NaiveTimestampError
+        Unreadable, or in the future; a retry does not help.
+    """
+    moment = read_moment(value, calendar, now_us, "as_of")
+    if moment > now_us:
+        raise InvalidRangeError(
+            f"as_of {_iso(moment)} lies in the future: nobody knows yet what is known then",
+            cure=f"give a moment up to now, {_iso(now_us)}",
+        )
+    return moment
 
 
 def _offset(count: int, unit: str, calendar: TradingCalendar, now_us: int) -> int:

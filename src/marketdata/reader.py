@@ -10,21 +10,35 @@ The life of one read, top to bottom:
    timeframes, writes the newest bars back to the cache (`caching`), and answers.
 
 Series that hold fewer bars than a ``limit`` asks for go round again with a wider window.
+
+A query as of an earlier moment is a read of bars that had closed by then. It fetches what is
+missing like any other, leaves the cache alone, and replaces what was observed later by what the
+trail says was there before (`bar_history`).
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
-from marketdata import caching, planning, resample
+from marketdata import bar_history, caching, planning, resample
+from marketdata.bar_history import Resting, Trail
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline, from_micros
-from marketdata.errors import DataUnavailableError, StoreError
+from marketdata.errors import (
+    BrokerError,
+    BrokerResponseError,
+    DataQualityError,
+    DataUnavailableError,
+    MarketDataError,
+    StoreError,
+)
 from marketdata.fetching import Fetcher, Progress
 from marketdata.keeping import FetchTrace
+from marketdata.pausing import READ_PLANNED, STORE_READ, pause_point
 from marketdata.planning import Segment, Segments
 from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, SeriesState
 from marketdata.queries import BarsQuery, select
@@ -50,6 +64,12 @@ class SeriesAnswer:
     fetched_us: int | None = None
     """Market time at which the broker last answered for this series, where that is known."""
     truncated: bool = False
+    lineage: str = ""
+    """Of a renamed instrument its symbols, ``FB<2022-06-09<META``."""
+    pieces: tuple[tuple[str, int], ...] = ()
+    """Of a renamed instrument the symbols that were read, with their revisions, ascending."""
+    resting: Resting | None = None
+    """Of a read as of an earlier moment: what it rests on besides what was observed by then."""
 
 
 @dataclass(slots=True)
@@ -59,6 +79,37 @@ class Answer:
     series: dict[str, SeriesAnswer] = field(default_factory=dict)
     trace: FetchTrace = field(default_factory=FetchTrace)
     unknown: list[str] = field(default_factory=list)
+    failed: dict[str, MarketDataError] = field(default_factory=dict)
+    """Of a tolerant read: why the broker cannot supply these symbols. One that is among `series`
+    too has fewer bars than asked for, because the broker reaches no further back."""
+    served_by: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Provider and feed of the symbols that another broker than the query's own has answered."""
+
+
+class Tolerance(Protocol):
+    """What to do about a broker that may fail, where there is another one to ask."""
+
+    def before_fetch(
+        self, symbols: Sequence[str]
+    ) -> tuple[Deadline, Mapping[str, MarketDataError]]:
+        """Return until when the broker may be asked for what these symbols lack, and those that
+        it is not to be asked for at all, with the reason."""
+        ...
+
+
+class ReadsBars(Protocol):
+    """What answers a query: the reader of series, or the one of instruments before it."""
+
+    def read(
+        self,
+        query: BarsQuery,
+        deadline: Deadline,
+        progress: Progress | None = None,
+        *,
+        tolerance: Tolerance | None = None,
+    ) -> Answer:
+        """See `Reader.read`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +121,16 @@ class _Call:
     deadline: Deadline
     progress: Progress | None
     answer: Answer
+    tolerance: Tolerance | None = None
+    lost: dict[SeriesKey, MarketDataError] = field(default_factory=dict)
+    """Series whose fetch has just failed, in a tolerant read."""
+    short: dict[str, MarketDataError] = field(default_factory=dict)
+    """Symbols whose bars are cut where the broker's reach ends, in a tolerant read."""
 
     def known(self, spans: Mapping[str, Span]) -> dict[str, Span]:
-        """Leave out symbols found unknown meanwhile."""
-        unknown = {*self.answer.unknown, *self.answer.trace.unknown}
-        return {s: span for s, span in spans.items() if s not in unknown}
+        """Leave out symbols found unknown meanwhile, or not to be had."""
+        out = {*self.answer.unknown, *self.answer.trace.unknown, *self.answer.failed}
+        return {s: span for s, span in spans.items() if s not in out}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +165,58 @@ class Reader:
         self._selections = caching.Selections()
 
     def read(
-        self, query: BarsQuery, deadline: Deadline, progress: Progress | None = None
+        self,
+        query: BarsQuery,
+        deadline: Deadline,
+        progress: Progress | None = None,
+        *,
+        tolerance: Tolerance | None = None,
     ) -> Answer:
         """Return the closed bars of `query`.
+
+        Parameters
+        ----------
+        tolerance : Tolerance, optional
+            Leave out the symbols that the broker fails to supply, and name them in
+            `Answer.failed`, for somebody else to be asked.
 
         Raises
         ------
         BrokerError, DataUnavailableError, StoreError
             A gap could not be fetched; what finished pages proved is stored, so that a retry
-            goes on from there.
+            goes on from there. Only the last of them from a tolerant read.
         """
-        call = _Call(query, self._clock.now_us(), deadline, progress, Answer())
+        asked, query = query, self._closed_by_then(query)
+        call = _Call(query, self._clock.now_us(), deadline, progress, Answer(), tolerance)
+        if lacking := self._lacks(query):
+            if tolerance is None:
+                raise lacking
+            call.answer.failed = dict.fromkeys(query.symbols, lacking)
+            return call.answer
         rest = self._from_cache(call)
         if rest:
             call.answer.unknown += self._verdicts.remembered_unknown(rest)
             self._through_store(call, rest)
+        if self._closed_by_then(asked) != query:  # a longer delay was learnt meanwhile
+            return self.read(asked, deadline, progress, tolerance=tolerance)
         return call.answer
+
+    def _closed_by_then(self, query: BarsQuery) -> BarsQuery:
+        """Return a query as of an earlier moment for bars that had closed by then."""
+        if query.as_of_us is None or self._lacks(query):
+            return query
+        caps = self._broker.capabilities(query.feed)
+        base = caps.bases[query.timeframe][0].base
+        end = caching.newest_end(query, base, caps, self._calendar(), query.as_of_us)
+        return replace(query, window=replace(query.window, end=end, explicit_end=True))
 
     # --------------------------------------------------------------------------------- cache
 
     def _from_cache(self, call: _Call) -> list[str]:
         """Take what the cache covers into the answer; return the symbols it does not."""
         query = call.query
+        if query.as_of_us is not None:
+            return list(query.symbols)
         calendar = self._calendar()
         caps = self._broker.capabilities(query.feed)
         base = caps.bases[query.timeframe][0].base
@@ -191,7 +277,10 @@ class Reader:
         wider: dict[str, Span] = {}
         for symbol, span in spans.items():
             found = call.answer.series[symbol]
-            if len(found.bars) >= window.limit or span.start == window.start:
+            if len(found.bars) >= window.limit:
+                continue
+            if span.start == window.start:
+                self._note_short(call, symbol)
                 continue
             start = planning.wider_start(
                 query.timeframe,
@@ -207,7 +296,12 @@ class Reader:
                 wider[symbol] = Span(start, span.end)
             else:
                 found.truncated = True
+                self._note_short(call, symbol)
         return wider
+
+    def _note_short(self, call: _Call, symbol: str) -> None:
+        if symbol in call.short:
+            call.answer.failed[symbol] = call.short[symbol]
 
     # ---------------------------------------------------------------------------- filling gaps
 
@@ -218,6 +312,21 @@ class Reader:
         return self._store.states(
             [query.key(s).with_timeframe(base) for s in symbols for base in bases]
         )
+
+    def covered(self, query: BarsQuery, symbols: Sequence[str]) -> list[str]:
+        """Return those of `symbols` that need no broker, as far as coverage tells: a sparse series
+        may still hold too few bars for a ``limit``."""
+        if self._lacks(query):
+            return []
+        now_us = self._clock.now_us()
+        states = self.states(query, symbols)
+        plans = {
+            symbol: self.segments(query, symbol, span, states, now_us)
+            for symbol, span in self.planned_spans(query, symbols, now_us).items()
+        }
+        parts = {symbol: plan.parts for symbol, plan in plans.items() if not plan.too_old}
+        missing = {key.symbol for key in self._missing(query, parts, states)}
+        return [symbol for symbol in parts if symbol not in missing]
 
     def segments(
         self, query: BarsQuery, symbol: str, span: Span, states: States, now_us: int
@@ -248,6 +357,11 @@ class Reader:
             states = self.states(query, list(spans))
             plans = self._plans(call, spans, states)
             missing = self._missing(query, plans, states)
+            lost = {key.symbol: call.lost[key] for key in missing if key in call.lost}
+            call.lost.clear()
+            if lost:
+                call.answer.failed |= lost
+                continue
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
                 return _Filled(spans, plans, states)
@@ -271,8 +385,14 @@ class Reader:
         plans: dict[str, list[Segment]] = {}
         for symbol, span in spans.items():
             plan = self.segments(query, symbol, span, states, call.now_us)
-            if plan.too_old and query.window.limit is None:
-                raise self._too_old(query, symbol, plan.too_old[0])
+            if plan.too_old and (call.tolerance or query.window.limit is None):
+                error = self._too_old(query, symbol, plan.too_old[0])
+                if call.tolerance is None:
+                    raise error
+                if query.window.limit is None:
+                    call.answer.failed[symbol] = error
+                    continue
+                call.short[symbol] = error
             plans[symbol] = plan.parts
         return plans
 
@@ -289,16 +409,41 @@ class Reader:
         return missing
 
     def _fetch(self, call: _Call, missing: Mapping[SeriesKey, Sequence[Span]]) -> None:
-        feed = call.query.feed
+        feed, deadline = call.query.feed, call.deadline
         caps = self._broker.capabilities(feed)
-        try:
-            for fetch in planning.fetches(missing, caps):
-                self._fetcher.fetch(fetch, call.deadline, call.answer.trace, call.progress)
-        except DataUnavailableError as error:
-            # The broker has just taught us a longer delay: plan again up to the new frontier.
-            if self._broker.capabilities(feed).settle_delay <= caps.settle_delay:
-                raise
-            log.info("planning again: %s", error)
+        if call.tolerance is not None:
+            deadline, refused = call.tolerance.before_fetch(sorted({key.symbol for key in missing}))
+            if refused:
+                call.answer.failed |= refused
+                return
+        fetches = deque(planning.fetches(missing, caps))
+        while fetches:
+            fetch = fetches.popleft()
+            try:
+                self._fetcher.fetch(fetch, deadline, call.answer.trace, call.progress)
+            except (BrokerError, DataUnavailableError, DataQualityError) as error:
+                if self._broker.capabilities(feed).settle_delay > caps.settle_delay:
+                    # The broker has just taught us a longer delay: plan again up to the new
+                    # frontier.
+                    log.info("planning again: %s", error)
+                    return
+                if call.tolerance is None:
+                    raise
+                call.lost.update(dict.fromkeys(fetch.keys, error))
+                if isinstance(error, BrokerError) and not isinstance(error, BrokerResponseError):
+                    # It would fail at the others too, and each takes its time.
+                    for other in fetches:
+                        call.lost.update(dict.fromkeys(other.keys, error))
+                    return
+
+    def _lacks(self, query: BarsQuery) -> DataUnavailableError | None:
+        """Return the error for a timeframe that the broker does not have at all."""
+        if self._broker.capabilities(query.feed).bases.get(query.timeframe):
+            return None
+        return DataUnavailableError(
+            f"{query.provider} has no {query.timeframe} bars",
+            cure="ask for another timeframe, or another broker",
+        )
 
     def _too_old(self, query: BarsQuery, symbol: str, span: Span) -> DataUnavailableError:
         options = self._broker.capabilities(query.feed).bases[query.timeframe]
@@ -321,9 +466,20 @@ class Reader:
         query = call.query
         requests = self._read_requests(query, filled.plans, filled.states)
         read = {request.key: request.span for request in requests}
+        pause_point(READ_PLANNED)
         found = self._store.read(requests)
         if self._has_shrunk(query, filled, {key: state for key, (state, _) in found.items()}):
             return False
+        trails: dict[SeriesKey, Trail] = {}
+        if query.as_of_us is not None:
+            trails = self._store.trail(requests, query.as_of_us)
+            # Retention drops trail and bars together: what had both before still has both.
+            if self._has_shrunk(query, filled, self._store.states(list(found))):
+                return False
+            found = {
+                key: (state, bar_history.as_of(bars, trails[key].entries, query.as_of_us))
+                for key, (state, bars) in found.items()
+            }
         newest = caching.NewestBlocks(
             query, self._broker.capabilities(query.feed), self._calendar(), call.now_us
         )
@@ -335,14 +491,45 @@ class Reader:
                 bars = self._derived(query, part, bars)
                 pieces.append(newest.take(query.key(symbol), part, state, bars, read[key]))
             known = [found[k][0] for k in keys]
+            bars = select(Bars.concat(pieces), query, self._calendar())
             call.answer.series[symbol] = SeriesAnswer(
-                select(Bars.concat(pieces), query, self._calendar()),
+                bars,
                 "broker" if call.answer.trace.fetched.intersection(keys) else "postgres",
                 max((s.revision for s in known), default=0),
                 max((s.fetched_us for s in known if s.fetched_us), default=None),
+                resting=self._resting(query, parts, keys, found, trails, bars),
             )
-        newest.put(self._cache)
+        pause_point(STORE_READ)
+        if query.as_of_us is None:
+            newest.put(self._cache)
         return True
+
+    def _resting(
+        self,
+        query: BarsQuery,
+        parts: Sequence[Segment],
+        keys: Sequence[SeriesKey],
+        found: Mapping[SeriesKey, tuple[SeriesState, Bars]],
+        trails: Mapping[SeriesKey, Trail],
+        answered: Bars,
+    ) -> Resting | None:
+        """Return what the bars of one symbol rest on, in a read as of an earlier moment."""
+        moment, window = query.as_of_us, query.window
+        if moment is None:
+            return None
+        rests = [Resting(closed_until=window.end)]
+        for part, key in zip(parts, keys, strict=True):
+            labels = part.asked
+            if len(answered):
+                labels = Span(max(labels.start, int(answered.timestamp[0])), labels.end)
+            stored = found[key][1].within(labels)
+            if part.base.intraday:
+                shown = replace(query, timeframe=part.base, window=replace(window, limit=None))
+                stored = select(stored, shown, self._calendar())
+            rests.append(
+                bar_history.resting(trails[key], labels, stored.timestamp, moment, window.end)
+            )
+        return Resting.joined(rests)
 
     def _has_shrunk(self, query: BarsQuery, filled: _Filled, states: States) -> bool:
         """Whether something that was planned to be read is covered no longer."""

@@ -11,6 +11,7 @@ cycle      every ``poll`` seconds of the regular session (09:30-16:00, half-days
            (04:00-20:00, half-days to 17:00) and at their end; when the session is final, when its
            daily bar has closed, and when that is final, next morning. Else never.
 reconcile  every five minutes, day and night
+actions    each local date at every one of ``actions_at``, with the same care for clock changes
 nightly    once a local date, at ``nightly_at``: the hour that autumn repeats counts once, one
            that spring leaves out is made up for after the gap
 =========  =====================================================================================
@@ -42,6 +43,7 @@ class Tick(StrEnum):
 
     CYCLE = "cycle"
     RECONCILE = "reconcile"
+    ACTIONS = "actions"
     NIGHTLY = "nightly"
 
 
@@ -59,6 +61,8 @@ class Timetable:
     """After the session's close before its daily bar counts as closed."""
     jitter: int = 0
     """Added to every act, so that many daemons do not ask one broker in the same instant."""
+    actions_at: tuple[str, ...] = ("06:15", "18:15")
+    """``HH:MM`` in the exchange's zone; none is never."""
 
     @property
     def offset(self) -> int:
@@ -74,10 +78,9 @@ def next_fire(tick: Tick, table: Timetable, calendar: TradingCalendar, after_us:
     if tick is Tick.RECONCILE:
         at = after_us - _RECONCILE_OFFSET
         return at - at % RECONCILE_EVERY + RECONCILE_EVERY + _RECONCILE_OFFSET
-    if tick is Tick.NIGHTLY:
-        today = calendar.today(after_us)
-        nights = (night_at(table, calendar, today + timedelta(days=n)) for n in (-1, 0, 1, 2))
-        return next(at for at in nights if at > after_us)
+    if tick in (Tick.NIGHTLY, Tick.ACTIONS):
+        daily = _daily_marks(tick, table, calendar, after_us)
+        return next((at for at in daily if at > after_us), calendar.horizon)
     marks = _marks_around(table, calendar, after_us - table.offset)
     at = bisect_right(marks, after_us - table.offset)
     return marks[at] + table.offset if at < len(marks) else calendar.horizon
@@ -87,10 +90,9 @@ def last_fire(tick: Tick, table: Timetable, calendar: TradingCalendar, now_us: i
     """Return the last moment at or before `now_us` at which `tick` was due."""
     if tick is Tick.RECONCILE:
         return next_fire(tick, table, calendar, now_us) - RECONCILE_EVERY
-    if tick is Tick.NIGHTLY:
-        today = calendar.today(now_us)
-        nights = (night_at(table, calendar, today - timedelta(days=n)) for n in (-1, 0, 1, 2))
-        return next(at for at in nights if at <= now_us)
+    if tick in (Tick.NIGHTLY, Tick.ACTIONS):
+        daily = _daily_marks(tick, table, calendar, now_us)
+        return next((at for at in reversed(daily) if at <= now_us), calendar.first)
     marks = _marks_around(table, calendar, now_us - table.offset)
     return marks[bisect_right(marks, now_us - table.offset) - 1] + table.offset
 
@@ -103,7 +105,28 @@ def last_mark(table: Timetable, calendar: TradingCalendar, now_us: int) -> int:
 
 def night_at(table: Timetable, calendar: TradingCalendar, day: date) -> int:
     """Return when the nightly work of the local date `day` is due."""
-    hour, minute = map(int, table.nightly_at.split(":"))
+    return _local_time(table.nightly_at, calendar, day)
+
+
+def actions_due(table: Timetable, calendar: TradingCalendar, now_us: int) -> str | None:
+    """Return the occasion, date and time, at which corporate actions are to be asked for now or
+    can still be, else None."""
+    began = last_fire(Tick.ACTIONS, table, calendar, now_us)
+    if now_us - began > NIGHT:
+        return None
+    return f"{from_micros(began).astimezone(calendar.zone):%Y-%m-%d %H:%M}"
+
+
+def _daily_marks(tick: Tick, table: Timetable, calendar: TradingCalendar, moment: int) -> list[int]:
+    """Return when a daily tick is due in the days around `moment`, ascending."""
+    times = table.actions_at if tick is Tick.ACTIONS else (table.nightly_at,)
+    today = calendar.today(moment)
+    days = (today + timedelta(days=n) for n in (-2, -1, 0, 1, 2))
+    return sorted(_local_time(text, calendar, day) for day in days for text in times)
+
+
+def _local_time(text: str, calendar: TradingCalendar, day: date) -> int:
+    hour, minute = map(int, text.split(":"))
     # fold=0: the first of two equal hours in autumn; in spring, as far behind the gap as asked.
     moment = datetime(day.year, day.month, day.day, hour, minute, tzinfo=calendar.zone)
     return to_micros(moment)

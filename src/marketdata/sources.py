@@ -1,22 +1,25 @@
-"""Which broker: one table of the kinds there are, and the choice among them.
+"""Which brokers: one table of the kinds there are, and the choice among them.
 
-What the settings name is taken; ``auto`` adopts what the database was filled from, and on an empty
-database takes the first broker whose keys are set, else Yahoo. A new broker is a new row of
-`KINDS`: nothing else in the library asks which broker it has.
+What the settings name is taken, in its order; ``auto`` adopts what the database was filled from,
+and on an empty database takes the first broker whose keys are set, else Yahoo. A new broker is a new
+row of `KINDS`, or an entry point of another package (`own_brokers`): nothing else in the library
+asks which broker it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from marketdata.brokers.offline import OfflineBroker
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock
 from marketdata.config import VARIABLES, Settings, provider_of
 from marketdata.errors import ConfigurationError
+from marketdata.own_brokers import installed, lacking, load
+from marketdata.protocols import Priority
 from marketdata.types import DAY, MINUTE, Timeframe
 
 if TYPE_CHECKING:
@@ -53,8 +56,8 @@ class Surroundings:
     calendar: Callable[[], TradingCalendar]
     budget: RateBudget | None = None
     """Shared by all processes on the same store; None counts nothing."""
-    reserve: float = 0.0
-    """Share of the request budget that is left to others, for background work."""
+    priority: Priority = Priority.READ
+    """Whom the broker's requests are for."""
     on_delay: Callable[[str], None] | None = None
     """Takes the sentence that says recent data is refused."""
     on_notice: Callable[[str], None] | None = None
@@ -81,6 +84,8 @@ class Kind:
     """Whether data from another server is kept under that server's name."""
     key_fields: tuple[str, ...] = ()
     """The settings it cannot do without."""
+    feeds: tuple[str, ...] | None = None
+    """All the feeds it has, where they are its own; None leaves that to the broker."""
 
     def url(self, settings: Settings) -> str | None:
         """Return the server that the settings name, if they name one."""
@@ -136,7 +141,7 @@ def _speaks_alpaca(
         clock=given.clock,
         budget=given.budget,
         rate_limit=limit,
-        reserve=given.reserve,
+        priority=given.priority,
         on_notice=given.on_delay,
     )
 
@@ -150,7 +155,7 @@ def _yahoo(given: Surroundings) -> Broker:
         base_url=given.settings.yahoo_url,
         provider=given.source.provider,
         budget=given.budget,
-        reserve=given.reserve,
+        priority=given.priority,
         on_notice=given.on_notice,
     )
 
@@ -170,6 +175,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         address="https://query1.finance.yahoo.com",
         probe=(Timeframe.DAY_1, 7 * DAY),
         url_field="yahoo_url",
+        feeds=("yahoo",),
     ),
     SANDBOX: Kind(
         default_feed="sip",
@@ -184,18 +190,54 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 def kind_named(name: str) -> Kind:
-    """Return a row of `KINDS`.
+    """Return a row of `KINDS`, or the kind that another package's entry point makes.
 
     Raises
     ------
     ConfigurationError
-        There is none of this name; a retry does not help.
+        There is none of this name, or it cannot be imported; a retry does not help.
     """
-    if name not in KINDS:
+    if name in KINDS:
+        return KINDS[name]
+    if name not in installed():
+        known = ", ".join([*KINDS, *sorted(installed())])
+        raise ConfigurationError(f"no broker is called {name!r}", cure=f"use one of: {known}")
+    found = load(name)
+    if isinstance(found, Kind):
+        return replace(found, make=lambda given: _checked(name, found.make(given), given.source))
+    if not callable(found):
         raise ConfigurationError(
-            f"no broker is called {name!r}", cure=f"use one of: {', '.join(KINDS)}"
+            f"the broker {name!r} is neither a Kind nor callable, but {type(found).__name__}",
+            cure="name a class or a function that takes Surroundings and returns a Broker",
         )
-    return KINDS[name]
+    feed = getattr(found, "default_feed", None)
+    return Kind(
+        default_feed=feed if isinstance(feed, str) else name,
+        make=lambda given: _checked(name, found(given), given.source),
+        address=None,
+        probe=(Timeframe.DAY_1, 7 * DAY),
+    )
+
+
+def _checked(name: str, broker: Any, source: Source) -> Broker:
+    """Return the broker of an entry point, if it is one and keeps to its own name.
+
+    Raises
+    ------
+    ConfigurationError
+        It lacks a member of the port, or gives its bars another provider; a retry does not help.
+    """
+    if absent := lacking(broker):
+        raise ConfigurationError(
+            f"the broker {name!r} is a {type(broker).__name__} without {', '.join(absent)}",
+            cure="see marketdata.protocols.Broker for what a broker must have",
+        )
+    if broker.provider != source.provider:
+        raise ConfigurationError(
+            f"the broker {name!r} calls its provider {broker.provider!r}",
+            cure=f"its bars are kept under the name of its entry point: use {source.provider!r}",
+        )
+    return cast("Broker", broker)
 
 
 def key_variables(kind: Kind) -> str:
@@ -203,16 +245,18 @@ def key_variables(kind: Kind) -> str:
     return " and ".join(VARIABLES[f][0] for f in kind.key_fields)
 
 
-def check_keys(settings: Settings) -> None:
-    """Raise `ConfigurationError` where the broker that the settings name lacks its keys."""
-    kind = KINDS.get(settings.broker)
-    if kind is None or kind.has_keys(settings):
-        return
-    needed = key_variables(kind)
-    raise ConfigurationError(
-        f"MARKETDATA_BROKER={settings.broker} needs keys",
-        cure=f"set {needed}; or try MARKETDATA_BROKER=sandbox; run: marketdata doctor",
-    )
+def check_keys(settings: Settings, names: Sequence[str] | None = None) -> None:
+    """Raise `ConfigurationError` where a broker, of those that the settings name, lacks its keys."""
+    for name in settings.brokers if names is None else names:
+        kind = KINDS.get(name)
+        if kind is None or kind.has_keys(settings):
+            continue
+        needed = key_variables(kind)
+        alone = settings.brokers == (name,)
+        raise ConfigurationError(
+            f"MARKETDATA_BROKER={name} needs keys" if alone else f"the broker {name} needs keys",
+            cure=f"set {needed}; or try MARKETDATA_BROKER=sandbox; run: marketdata doctor",
+        )
 
 
 def choose_source(settings: Settings, held: tuple[str, str] | None) -> Source:
@@ -223,15 +267,64 @@ def choose_source(settings: Settings, held: tuple[str, str] | None) -> Source:
     held : (provider, feed) or None
         What the database was filled from; None on an empty one.
     """
+    return choose_sources(settings, held)[0]
+
+
+def choose_sources(settings: Settings, held: tuple[str, str] | None) -> tuple[Source, ...]:
+    """Return whom to ask, in order: the broker, or each of the brokers, that the settings name.
+
+    ``MARKETDATA_FEED`` names a feed of the first one; the others have their defaults.
+
+    Raises
+    ------
+    ConfigurationError
+        The sandbox beside a broker that gives real prices, or two brokers under one key; a retry
+        does not help.
+    """
     if settings.broker == "auto":
-        return _adopted_source(settings, held) if held else _fresh_source(settings)
+        return (_adopted_source(settings, held) if held else _fresh_source(settings),)
     if settings.broker == NOBODY:
         provider, feed = held or ("alpaca", KINDS["alpaca"].default_feed)
-        return Source(NOBODY, provider, settings.feed or feed)
-    kind = kind_named(settings.broker)
-    provider = kind.provider(settings.broker, settings)
-    default = held[1] if held and held[0] == provider else kind.default_feed
-    return Source(settings.broker, provider, settings.feed or default)
+        return (Source(NOBODY, provider, settings.feed or feed),)
+    first, *others = settings.brokers
+    sources = (
+        named_source(first, settings, held, settings.feed),
+        *(named_source(name, settings, held) for name in others),
+    )
+    _check_together(sources)
+    return sources
+
+
+def named_source(
+    name: str, settings: Settings, held: tuple[str, str] | None, feed: str | None = None
+) -> Source:
+    """Return the source of one broker by its name, with its default feed where none is given."""
+    kind = kind_named(name)
+    provider = kind.provider(name, settings)
+    ours = held is not None and held[0] == provider and _may_have(kind, held[1])
+    default = held[1] if held and ours else kind.default_feed
+    return Source(name, provider, feed or default)
+
+
+def _may_have(kind: Kind, feed: str) -> bool:
+    """Whether a recorded feed may be this broker's: one server can speak as several do."""
+    if kind.feeds is not None:
+        return feed in kind.feeds
+    return not any(feed in (other.feeds or ()) for other in KINDS.values())
+
+
+def _check_together(sources: Sequence[Source]) -> None:
+    if any(s.simulated for s in sources) and any(s.provider == s.kind != SANDBOX for s in sources):
+        raise ConfigurationError(
+            "simulated prices of the sandbox are never completed with real ones",
+            cure="take the sandbox out of MARKETDATA_BROKER, or name it alone",
+        )
+    keys = [(s.provider, s.feed) for s in sources]
+    if len(set(keys)) < len(keys):
+        raise ConfigurationError(
+            f"two brokers of the chain would keep their bars under {keys[-1][0]}/{keys[-1][1]}",
+            cure="name one of them in MARKETDATA_BROKER, or give them servers of their own",
+        )
 
 
 def _fresh_source(settings: Settings) -> Source:
@@ -245,8 +338,11 @@ def _adopted_source(settings: Settings, held: tuple[str, str]) -> Source:
     provider, recorded = held
     feed = settings.feed or recorded
     for name, kind in KINDS.items():
-        if provider == kind.provider(name, settings) and kind.has_keys(settings):
+        theirs = provider == kind.provider(name, settings) and _may_have(kind, recorded)
+        if theirs and kind.has_keys(settings):
             return Source(name, provider, feed)
+    if provider in installed():
+        return Source(provider, provider, feed)
     return Source(NOBODY, provider, feed)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from marketdata.arguments import Symbols, deadline_of, every_symbol
+from marketdata.clock import from_micros
 from marketdata.connected import Connected
+from marketdata.corporate_actions import ActionKind
 from marketdata.types import Timeframe
+from marketdata.warning_types import LIBRARY, EndedSymbolWarning
 
 if TYPE_CHECKING:
     from marketdata.clock import Deadline
@@ -70,6 +74,7 @@ class SubscriptionCalls(Connected):
         deadline = deadline_of(timeout, self._settings.timeout)
         runtime = self._runtime
         refuse_unknown(runtime, names, deadline)
+        warn_of_ended(runtime, names)
         return runtime.leases.hold(owner, names, parsed, priority=priority)
 
     def unsubscribe(
@@ -118,8 +123,38 @@ class SubscriptionCalls(Connected):
 def refuse_unknown(runtime: Runtime, symbols: Sequence[str], deadline: Deadline) -> None:
     """Raise `UnknownSymbolError` if the broker says that some of these do not exist. What is stored
     already exists; where the broker gives no verdict, nothing is refused."""
-    stored = set(runtime.known_symbols())
+    stored = {*runtime.known_symbols(), *runtime.identities.changed(runtime.provider, symbols)}
     verdicts = runtime.verdicts.of([s for s in symbols if s not in stored], deadline)
     unknown = [symbol for symbol, known in verdicts.items() if known is False]
     if unknown:
+        # A name that was given up is no unknown one: it means what goes on under another name.
+        link = runtime.links[0]
+        renamed = link.reader.learn(link.provider, link.feed, unknown, deadline)
+        unknown = [symbol for symbol in unknown if symbol not in renamed]
+    if unknown:
         raise runtime.unknown(unknown, deadline)
+
+
+def ended_symbols(runtime: Runtime, symbols: Sequence[str]) -> dict[str, str]:
+    """Return why and since when nothing trades any more of what these symbols mean; most do."""
+    identities, provider = runtime.identities, runtime.provider
+    zone, now_us = runtime.calendar().zone, runtime.clock.now_us()
+    found = {}
+    for symbol, lineage in identities.changed(provider, symbols).items():
+        if lineage.end is not None and lineage.end <= now_us:
+            day = from_micros(lineage.end).astimezone(zone).date()
+            merged = lineage.ended is ActionKind.MERGER
+            found[symbol] = f"{'merged' if merged else 'delisted'} on {day}"
+    return found
+
+
+def warn_of_ended(runtime: Runtime, symbols: Sequence[str]) -> None:
+    """Warn of symbols of which nothing new can come."""
+    ended = ended_symbols(runtime, symbols)
+    if ended:
+        told = ", ".join(f"{symbol} ({why})" for symbol, why in sorted(ended.items()))
+        warnings.warn(
+            f"nothing new will come of {told}",
+            EndedSymbolWarning,
+            skip_file_prefixes=LIBRARY,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from marketdata.clock import Deadline
@@ -38,6 +38,15 @@ class Verdicts:
         self._silent_until = 0.0
         self._listed: tuple[float, frozenset[str]] | None = None
         self._listing = threading.Lock()
+        self._vouched: set[str] = set()
+
+    def vouch(self, symbols: Iterable[str]) -> None:
+        """Take symbols as existing without asking: an instrument traded under them once, whatever
+        the broker lists today."""
+        fresh = set(symbols) - self._vouched
+        self._vouched |= fresh
+        for symbol in fresh:
+            self._unknown.pop(symbol, None)
 
     def remembered_unknown(self, symbols: Sequence[str]) -> list[str]:
         """Return those of `symbols` that were found unknown less than a minute ago."""
@@ -54,6 +63,7 @@ class Verdicts:
         Where the broker has no list, again a request each.
         """
         found: dict[str, bool | None] = dict.fromkeys(self.remembered_unknown(symbols), False)
+        found |= dict.fromkeys(self._vouched.intersection(symbols), True)
         rest = [s for s in symbols if s not in found]
         listed = self._list(deadline) if len(rest) > self.ONE_BY_ONE else frozenset()
         found |= dict.fromkeys(listed.intersection(rest), True)
@@ -102,7 +112,7 @@ class Verdicts:
             hints.append(f"{name} (did you mean {' or '.join(nearest)}?)" if nearest else name)
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return UnknownSymbolError(
-            f"{provider} does not know {', '.join(hints)}{more}",
+            f"{provider} {'do' if ' and ' in provider else 'does'} not know {', '.join(hints)}{more}",
             cure=cure,
             symbols=list(names),
         )

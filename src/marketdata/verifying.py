@@ -14,6 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import batched
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,6 +23,7 @@ import numpy as np
 from marketdata import backfill_plan as planner
 from marketdata import planning
 from marketdata.backfill_pages import WhileWanted
+from marketdata.clock import Deadline
 from marketdata.drift import Comparison, Unchecked, VerifyReport
 from marketdata.errors import (
     AuthenticationError,
@@ -31,7 +34,7 @@ from marketdata.errors import (
     StoreError,
 )
 from marketdata.planning import Fetch
-from marketdata.protocols import BarsRequest, Capabilities, Commit, ReadRequest
+from marketdata.protocols import BarsRequest, Capabilities, Commit, Priority, ReadRequest
 from marketdata.quality import gate, withdrawn_labels
 from marketdata.ranges import Moment, read_moment
 from marketdata.spans import Span, intersect, subtract
@@ -44,6 +47,7 @@ from marketdata.types import (
 )
 
 if TYPE_CHECKING:
+    from marketdata.adjust import Doubt
     from marketdata.calendars import TradingCalendar
     from marketdata.protocols import SeriesState
     from marketdata.wiring import Runtime
@@ -54,6 +58,8 @@ SAMPLE: Final = 20
 """Sessions that are compared unless another number is asked for."""
 _MOST_FAILURES: Final = 3
 """Walks that fail before the check gives up, where none succeeds."""
+_DOUBTED_AT_ONCE: Final = 50
+"""Symbols whose corporate actions are looked at together: each one's days are read."""
 
 OnCompared = Callable[[int, int], None]
 """Takes how many stretches have been compared, of how many."""
@@ -101,13 +107,13 @@ def verify(
     """
     began = time.monotonic()
     feed = runtime.feed_named(feed)
-    if not runtime.background_broker.health():
+    if not runtime.broker_for(Priority.VERIFY).health():
         raise ConfigurationError(
             "there is no broker to ask",
             cure="set MARKETDATA_BROKER and its keys; run: marketdata doctor",
         )
     keys = _stored(runtime, feed, symbols, timeframes)
-    caps = runtime.background_broker.capabilities(feed)
+    caps = runtime.broker_for(Priority.VERIFY).capabilities(feed)
     span = _window(runtime, start, end)
     known = runtime.store.states(keys)
     comparable = {
@@ -122,7 +128,45 @@ def verify(
         fetches = _sampled(comparable, sample, drawn, runtime.calendar())
     check = _Check(runtime, caps, correct, stop or threading.Event(), on_compared)
     check.go(fetches)
-    return check.report(time.monotonic() - began)
+    report = check.report(time.monotonic() - began)
+    report = replace(report, doubts=_doubts(runtime, feed, check.compared))
+    return _with_past(runtime, feed, symbols, timeframes, span, report)
+
+
+def _doubts(runtime: Runtime, feed: str, symbols: Sequence[str]) -> tuple[Doubt, ...]:
+    """Return what adjusted reads of these symbols are refused for, by what is stored."""
+    now_us, deadline = runtime.clock.now_us(), Deadline(runtime.settings.timeout)
+    return tuple(
+        doubt
+        for some in batched(symbols, _DOUBTED_AT_ONCE)
+        for doubt in runtime.adjuster.doubts(runtime.provider, feed, some, now_us, deadline)
+    )
+
+
+def _with_past(
+    runtime: Runtime,
+    feed: str,
+    symbols: Sequence[str] | None,
+    timeframes: Sequence[Timeframe] | None,
+    span: Span,
+    report: VerifyReport,
+) -> VerifyReport:
+    """Return a report with what is known of earlier changes."""
+    past, provider = runtime.store.past, runtime.provider
+    names = None if symbols is None else unique_symbols(symbols)
+
+    def asked(timeframe: str) -> bool:
+        return timeframes is None or timeframe in {each.value for each in timeframes}
+
+    counts = [c for c in past.counts() if c[:2] == (provider, feed) and asked(c.timeframe)]
+    trails = past.lengths(provider, feed, names, span)
+    tombstones = past.tombstones(provider, feed, names, span)
+    return replace(
+        report,
+        counts=tuple(counts),
+        trails=tuple(each for each in trails if asked(each.key.timeframe.value)),
+        tombstones=tuple(each for each in tombstones if asked(each.key.timeframe.value)),
+    )
 
 
 def _stored(
@@ -219,7 +263,7 @@ class _Check:
         on_compared: OnCompared | None,
     ) -> None:
         self._runtime = runtime
-        self._broker = runtime.background_broker
+        self._broker = runtime.broker_for(Priority.VERIFY)
         self._caps = caps
         self._correct = correct
         self._stop = stop
@@ -349,6 +393,11 @@ class _Check:
             final_until=settling.final_until,
             withdrawn=gone,
         )
+
+    @property
+    def compared(self) -> list[str]:
+        """The symbols of which something was compared, ascending."""
+        return sorted({key.symbol for key in self._found.series})
 
     def report(self, seconds: float) -> VerifyReport:
         """Return what was found."""

@@ -25,8 +25,17 @@ class ProviderWarning(MarketDataWarning):
     """The chosen broker or feed is not the one this database was filled from."""
 
 
+class FallbackWarning(MarketDataWarning):
+    """The first broker of a chain cannot supply some symbols, and another one answers for them; said
+    once a client for each reason."""
+
+
 class DelayedDataWarning(MarketDataWarning):
     """The broker refuses this key the newest data: bars arrive late; said once a feed and client."""
+
+
+class EndedSymbolWarning(MarketDataWarning):
+    """What was subscribed to does not trade any more: nothing new will come of it."""
 
 
 class ShortHistoryWarning(MarketDataWarning):

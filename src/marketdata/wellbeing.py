@@ -75,6 +75,7 @@ def timetable(
         poll=settings.poll * SECOND,
         poll_after_hours=settings.poll_after_hours * SECOND,
         nightly_at=settings.backfill_at,
+        actions_at=settings.actions_at,
         settle_delay=settle_delay,
         daily_settle_delay=daily_settle_delay,
         jitter=jitter,
@@ -113,7 +114,7 @@ def assess(
         },
         overdue={job: _overdue(job, figures, calendar, now_us, table) for job in figures.runs},
         forecast_bytes=_forecast(figures, seal_after, retention),
-        request_limit=request_limit,
+        request_limit=request_limit or next((b.limit for b in figures.budgets), None),
     )
 
 

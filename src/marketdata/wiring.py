@@ -10,31 +10,40 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from marketdata import planning
-from marketdata.adjusting import Adjuster
 from marketdata.cache import RedisCache
 from marketdata.cache.indicators import IndicatorCache, announce_actions
 from marketdata.cache.notices import NoticeListener, Notices
 from marketdata.cache.subscriptions import SubscriptionMirror
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
+from marketdata.chain import Chain
 from marketdata.clock import Clock, parse_clock
 from marketdata.config import Settings
+from marketdata.corporate_actions import IDENTITY_CHANGES
 from marketdata.errors import RequestError
-from marketdata.fetching import Fetcher
-from marketdata.latest import LatestReader
+from marketdata.identities import Identities, InstrumentActions
+from marketdata.links import Common, Link
+from marketdata.pausing import ACTIONS_ANNOUNCED, ACTIONS_RECORDED, pause_point
+from marketdata.protocols import Priority
 from marketdata.queries import BarsQuery
-from marketdata.reader import Reader
 from marketdata.renewing import LeaseKeeper
-from marketdata.sources import Source, Surroundings, check_keys, choose_source, make_broker
+from marketdata.sources import (
+    Source,
+    Surroundings,
+    check_keys,
+    choose_sources,
+    make_broker,
+    named_source,
+)
 from marketdata.spans import Span
-from marketdata.splits import Splits
 from marketdata.statistics import Flusher, Statistics
 from marketdata.store import PostgresStore
 from marketdata.store.backfill import PostgresBackfillLog
 from marketdata.store.counters import PostgresCounters
 from marketdata.store.figures import PostgresFigures
+from marketdata.store.identity import PostgresIdentity
 from marketdata.store.indicators import PostgresIndicators
 from marketdata.store.job_runs import PostgresJobRuns
 from marketdata.store.leases import PostgresLeases
@@ -42,24 +51,22 @@ from marketdata.store.retention import Retention
 from marketdata.store.sealing import Sealer
 from marketdata.store.subscriptions import PostgresSubscriptions
 from marketdata.subscriptions import SubscriptionManager
-from marketdata.types import MINUTE
-from marketdata.verdicts import Verdicts
 from marketdata.warning_types import LIBRARY, DelayedDataWarning, ProviderWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from marketdata.clock import Deadline
+    from marketdata.corporate_actions import CorporateAction
     from marketdata.embedded import Lease
     from marketdata.errors import UnknownSymbolError
     from marketdata.kept_indicators import KeptIndicators
-    from marketdata.protocols import ActionKind, BeforeCommit, Broker, Commit
-    from marketdata.types import SeriesKey, Split
+    from marketdata.protocols import ActionChange, BeforeCommit, Broker, Commit
+    from marketdata.types import SeriesKey
 
 log = logging.getLogger("marketdata")
 
-RESERVE: Final = 0.25
-"""Share of the request budget that background work leaves to live reads."""
+_SAME_MOMENT: Final = 1000
 
 
 class Runtime:
@@ -69,33 +76,48 @@ class Runtime:
     ----------
     clock : Clock, optional
         Market time; by default the one that the settings name.
+    priority : Priority
+        Whom `broker`, and all that reads through the links, works for: a daemon for its live
+        cycles.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        *,
+        priority: Priority = Priority.READ,
+    ) -> None:
         self.settings = settings
+        self.priority = priority
         check_keys(settings)
         self.clock: Clock = parse_clock(settings.clock) if clock is None else clock
         self._lease: Lease | None = None
-        self._background: Broker | None = None
+        self._brokers: list[Broker] = []
         self._closing = ExitStack()
         database_url, redis_url = self._servers()
         self._database_url = database_url
-        self.store = PostgresStore(database_url, schema=settings.database_schema)
+        self.store = PostgresStore(
+            database_url, schema=settings.database_schema, trail=settings.trailed
+        )
         try:
             self._prepare_schema()
             self.cache = RedisCache(redis_url, lambda: self.store.epoch)
-            self.source = choose_source(settings, self.store.recorded())
+            self.sources = choose_sources(settings, self.store.recorded())
+            self.source = self.sources[0]
             self._surroundings = Surroundings(
                 settings,
                 self.source,
                 self.clock,
                 self.calendar,
                 budget=self.store,
+                priority=priority,
                 on_delay=_warn_of_delay,
                 on_notice=_say,
                 closing=self._closing,
             )
-            self.broker: Broker = make_broker(self._surroundings)
+            for source in self.sources:
+                self._brokers.append(make_broker(replace(self._surroundings, source=source)))
         except BaseException:
             self.close()
             raise
@@ -106,33 +128,40 @@ class Runtime:
         self.leases = LeaseKeeper(self.subscriptions)
         self.notices = Notices(redis_url, lambda: self.store.epoch)
         self.listener = NoticeListener(redis_url, lambda: self.store.epoch)
-        self.verdicts = Verdicts(self.broker)
-        self.actions = _Announcing(self.store, self.cache)
-        self.splits = Splits(self.actions, self.broker, self.clock, self.calendar)
-        self.latest = LatestReader(self.broker, self.clock)
+        self.identity_store = PostgresIdentity(self.store.database)
+        self.identities = Identities(self.identity_store, self.clock, self.calendar)
+        self.action_store = InstrumentActions(_Announcing(self.store, self.cache), self.identities)
+        self._common = Common(
+            self.store,
+            self.cache,
+            self.action_store,
+            self.identity_store,
+            self.identities,
+            self.clock,
+            self.calendar,
+        )
+        self.adopting = _Adopting(self.store, self.sources)
+        self.links = tuple(
+            Link(source, broker, self.adopting, self._common)
+            for source, broker in zip(self.sources, self._brokers, strict=True)
+        )
+        """The brokers in the order in which they are asked; most runtimes have one."""
+        self.chain = Chain(self.links)
+        self._others: list[Link] = []
+        self._linking = threading.Lock()
+        primary = self.links[0]
+        self._by_priority = {(link.source, priority): link.broker for link in self.links}
+        self.broker = primary.broker
+        self.verdicts = primary.verdicts
+        self.actions = primary.actions
+        self.latest = primary.latest
+        self.fetcher = primary.fetcher
+        self.series_reader = primary.series_reader
+        self.reader = primary.reader
+        self.adjuster = primary.adjuster
         self.statistics = Statistics()
         self._flusher = Flusher(self.stats, PostgresCounters(self.store.database).add)
         self.statistics.on_first(self._flusher.start)
-        self.adopting = _Adopting(self.store, self.source)
-        self.fetcher = Fetcher(
-            self.adopting,
-            self.store,
-            self.cache,
-            self.broker,
-            self.verdicts,
-            self.clock,
-            self.calendar,
-        )
-        self.reader = Reader(
-            self.store,
-            self.cache,
-            self.broker,
-            self.fetcher,
-            self.verdicts,
-            self.clock,
-            self.calendar,
-        )
-        self.adjuster = Adjuster(self.splits, self.reader, self.calendar)
 
     # ------------------------------------------------------------------------------- servers
 
@@ -161,33 +190,38 @@ class Runtime:
 
     def close(self) -> None:
         """Close connections, stop an in-process sandbox, leave the embedded servers. Idempotent."""
-        for name in (
+        for each in (
             "_flusher",
             "leases",
             "listener",
-            "broker",
-            "_background",
+            *self._brokers,
             "cache",
             "mirror",
             "notices",
             "store",
             "_closing",
         ):
-            part = getattr(self, name, None)  # making this stack may have failed half-way
+            # Making this stack may have failed half-way.
+            part: Any = getattr(self, each, None) if isinstance(each, str) else each
             if part is not None:
                 part.close()
         if self._lease is not None:
             self._lease.release()
             self._lease = None
 
-    @property
-    def background_broker(self) -> Broker:
-        """The broker for work nobody waits for: it leaves a quarter of the request budget (20 a
-        minute at least) to live reads, and fails without them. Made on first use."""
-        if self._background is None:
-            quiet = replace(self._surroundings, reserve=RESERVE, on_delay=_say)
-            self._background = make_broker(quiet)
-        return self._background
+    def broker_for(self, priority: Priority, source: Source | None = None) -> Broker:
+        """Return the broker of `source` (the primary one) for work of this priority, made on first
+        use: it spends the same budget as the link's own, before or after it, and fails without
+        it."""
+        wanted = (source or self.source, priority)
+        with self._linking:
+            if wanted not in self._by_priority:
+                given = replace(self._surroundings, source=wanted[0], priority=priority)
+                if priority.background:
+                    given = replace(given, on_delay=_say)
+                self._by_priority[wanted] = make_broker(given)
+                self._brokers.append(self._by_priority[wanted])
+            return self._by_priority[wanted]
 
     @cached_property
     def backfill_log(self) -> PostgresBackfillLog:
@@ -214,6 +248,27 @@ class Runtime:
         from marketdata.kept_indicators import KEPT_COLUMNS, KeptIndicators
 
         return KeptIndicators(self, *self.indicator_tiers(KEPT_COLUMNS))
+
+    def link_named(self, name: str) -> Link:
+        """Return the link of a broker by its name in ``MARKETDATA_BROKER``: that of the chain, or
+        one made on first use.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no such broker, or its keys are missing; a retry does not help.
+        """
+        with self._linking:
+            for link in (*self.links, *self._others):
+                if link.source.kind == name:
+                    return link
+            check_keys(self.settings, [name])
+            source = named_source(name, self.settings, self.store.recorded())
+            broker = make_broker(replace(self._surroundings, source=source))
+            self._brokers.append(broker)
+            link = Link(source, broker, self.adopting, self._common)
+            self._others.append(link)
+            return link
 
     # --------------------------------------------------------------------------------- facts
 
@@ -255,15 +310,18 @@ class Runtime:
         return feed
 
     def delayed(self, feed: str) -> bool:
-        """Whether the broker refuses this key the most recent data."""
-        return self.broker.capabilities(feed).settle_delay > 5 * MINUTE
+        """Whether the primary broker refuses this key the most recent data."""
+        return self.links[0].delayed(feed)
 
     def expected_bars(self, query: BarsQuery) -> int | None:
         """Return how many bars a fetch of all of `query` would bring, for a progress bar."""
         start = query.window.start
         if start is None:
             return None
-        base = self.broker.capabilities(query.feed).bases[query.timeframe][0].base
+        ways = self.broker.capabilities(query.feed).bases.get(query.timeframe)
+        if not ways:
+            return None
+        base = ways[0].base
         span = Span(start, query.window.end)
         return planning.expected_bars(span, base, self.calendar()) * len(query.symbols)
 
@@ -287,15 +345,21 @@ class Runtime:
         return PostgresFigures.connect(self._database_url, self.settings.database_schema)
 
     def unknown(
-        self, names: Sequence[str], deadline: Deadline, cure: str | None = None
+        self,
+        names: Sequence[str],
+        deadline: Deadline,
+        cure: str | None = None,
+        *,
+        links: Sequence[Link] = (),
     ) -> UnknownSymbolError:
-        """Return the error for symbols that the broker says do not exist."""
-        return self.verdicts.unknown(self.provider, names, self.known_symbols(), deadline, cure)
+        """Return the error for symbols that the primary broker, or each of those asked, says do
+        not exist."""
+        asked = " and ".join(dict.fromkeys(link.provider for link in links or self.links[:1]))
+        return self.verdicts.unknown(asked, names, self.known_symbols(), deadline, cure)
 
     def stats(self) -> dict[str, int]:
         """Return the counters of `Client.stats`."""
-        brokers = [self.broker] if self._background is None else [self.broker, self._background]
-        sent = [broker.health().get("requests_sent") for broker in brokers]
+        sent = [broker.health().get("requests_sent") for broker in list(self._brokers)]
         return {
             **self.statistics.snapshot(),
             **{f"redis_{name}": getattr(self.cache.stats, name) for name in _CACHE_COUNTERS},
@@ -313,14 +377,19 @@ def stats_of_nothing() -> dict[str, int]:
 
 
 class _Adopting:
-    """The store as the fetcher sees it: the first write records whose data this database holds."""
+    """The store as the fetchers see it: the first write records whose data this database holds.
 
-    def __init__(self, store: PostgresStore, source: Source) -> None:
+    With several brokers that is the primary one's, whichever of them writes first; bars of the
+    others beside them are what was asked for.
+    """
+
+    def __init__(self, store: PostgresStore, sources: Sequence[Source]) -> None:
         self._store = store
-        self._source = source
+        self._sources = sources
         self._adopted = False
         self.states = store.states
         self.read = store.read
+        self.trail = store.trail
 
     @property
     def epoch(self) -> int:
@@ -329,15 +398,16 @@ class _Adopting:
     def commit(
         self, commits: Sequence[Commit], before_commit: BeforeCommit | None = None
     ) -> dict[SeriesKey, int]:
-        if not self._adopted and not self._source.simulated:
+        primary = self._sources[0]
+        if not self._adopted and not primary.simulated:
             # Simulated bars leave no mark: a later `auto` must not take them for what this
             # database is about.
-            held = self._store.adopt(self._source.provider, self._source.feed)
+            held = self._store.adopt(primary.provider, primary.feed)
             self._adopted = True
-            if held != (self._source.provider, self._source.feed):
+            if held not in [(source.provider, source.feed) for source in self._sources]:
                 warnings.warn(
                     f"this database was filled from {held[0]}/{held[1]}; bars of "
-                    f"{self._source.provider}/{self._source.feed} are kept beside them, apart",
+                    f"{primary.provider}/{primary.feed} are kept beside them, apart",
                     ProviderWarning,
                     skip_file_prefixes=LIBRARY,
                 )
@@ -345,26 +415,48 @@ class _Adopting:
 
 
 class _Announcing:
-    """The action store as everybody sees it: what was computed with fewer actions is forgotten
-    before new ones are recorded."""
+    """The action store as everybody sees it: what was computed with other actions is forgotten
+    before a change of them is committed. An answer that says nothing new disturbs nothing."""
 
     def __init__(self, store: PostgresStore, cache: RedisCache) -> None:
         self._store = store
         self._cache = cache
-        self.splits = store.splits
+        self.actions = store.actions
+        self.history = store.history
         self.checked = store.checked
 
     def record(
         self,
         provider: str,
-        splits: Mapping[str, Sequence[Split]],
+        actions: Mapping[str, Sequence[CorporateAction]],
         asked: Span,
         observed_us: int,
-        kind: ActionKind = "split",
-    ) -> None:
-        if kind == "split" and splits:
-            announce_actions(self._cache, provider, list(splits), observed_us)
-        self._store.record(provider, splits, asked, observed_us, kind)
+    ) -> list[ActionChange]:
+        observed_us = self._after_earlier(provider, list(actions), observed_us)
+        # A renamed instrument's bars are read under either name.
+        others: dict[str, set[str]] = {}
+        for action in (a for listed in actions.values() for a in listed):
+            others.setdefault(action.symbol, {action.symbol}).add(
+                action.other_symbol or action.symbol
+            )
+
+        def announce(changes: Sequence[ActionChange]) -> None:
+            names = {n for c in changes for n in others.get(c.symbol, {c.symbol})}
+            if any(c.kind in IDENTITY_CHANGES for c in changes):
+                names |= set(actions)  # whoever was called so before, or is no longer
+            announce_actions(self._cache, provider, sorted(names), observed_us)
+            pause_point(ACTIONS_ANNOUNCED)
+
+        changes = self._store.record(provider, actions, asked, observed_us, announce)
+        pause_point(ACTIONS_RECORDED)
+        return changes
+
+    def _after_earlier(self, provider: str, symbols: Sequence[str], observed_us: int) -> int:
+        """Return `observed_us`, or just after the last asking where that was at the same moment:
+        market time may stand still, and what was computed before must be older than what is known
+        now."""
+        last = max((at for _, at in self.checked(provider, symbols).values()), default=0)
+        return last + 1 if observed_us <= last < observed_us + _SAME_MOMENT else observed_us
 
 
 def _say(notice: str) -> None:

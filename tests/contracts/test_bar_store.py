@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from marketdata.bar_history import Trail, as_of
 from marketdata.clock import to_micros
 from marketdata.protocols import BarStore, Commit, ReadRequest, SeriesState
 from marketdata.spans import Span, normalise, subtract
@@ -601,3 +602,26 @@ def test_holdings_count_each_bar_once(store: PostgresStore):
     store.commit([commit_of(minutes(-5, 30), seed=3, observed_us=OBSERVED + 2 * MINUTE)])
     assert store.metadata(["AAPL"])[0].total_bars_stored == 30
     assert len(stored(store, minutes(-10, 100))) == 30
+
+
+def test_the_trail_of_what_was_never_written_is_empty_and_complete(store: BarStore):
+    trail = store.trail([ReadRequest(AAPL, minutes(0, 10))], OBSERVED)[AAPL]
+    assert isinstance(trail, Trail)
+    assert (len(trail.entries), len(trail.arrivals.first), trail.untrailed_until) == (0, 0, None)
+    assert store.trail([]) == {}
+
+
+def test_what_was_replaced_can_be_had_back_from_the_trail(store: BarStore):
+    span = minutes(0, 10)
+    first, second = commit_of(span, seed=1), commit_of(span, seed=2, observed_us=OBSERVED + MINUTE)
+    store.commit([first])
+    store.commit([second])
+    store.commit([second, first])
+    request = ReadRequest(AAPL, span)
+    now = store.read([request])[AAPL][1]
+    assert_same_bars(now, second.bars)
+    for moment, expected in ((OBSERVED, first), (OBSERVED + MINUTE, second)):
+        trail = store.trail([request], moment)[AAPL]
+        assert_same_bars(as_of(now, trail.entries, moment), expected.bars)
+    assert len(store.trail([request])[AAPL].entries) == 10
+    assert len(store.trail([request], OBSERVED + MINUTE)[AAPL].entries) == 0

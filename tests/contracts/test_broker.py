@@ -19,6 +19,7 @@ import pytest
 from marketdata.brokers.yahoo import YahooBroker
 from marketdata.calendars import calendar_for
 from marketdata.clock import Deadline
+from marketdata.corporate_actions import ActionKind, splits_of
 from marketdata.errors import (
     BrokerError,
     BrokerTimeoutError,
@@ -26,7 +27,7 @@ from marketdata.errors import (
     MarketDataError,
     RateLimitError,
 )
-from marketdata.protocols import BarsRequest, Broker, RateBudget
+from marketdata.protocols import BarsRequest, Broker, Priority, RateBudget
 from marketdata.quality import gate
 from marketdata.sandbox import Sandbox
 from marketdata.spans import Span
@@ -239,11 +240,16 @@ class Spent:
         self.left = left
         self.credentials: set[str] = set()
 
-    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
+    def take(
+        self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+    ) -> float:
         assert limit_per_minute > 0
         self.credentials.add(credential)
         self.left -= 1
         return 0.0 if self.left >= 0 else 30.0
+
+    def told(self, credential: str, limit_per_minute: int, left: int | None) -> None:
+        """It knows its limit."""
 
     def pause(self, credential: str, seconds: float) -> None:
         self.credentials.add(credential)
@@ -261,7 +267,7 @@ def test_invariant_21_every_request_is_taken_from_the_budget(subject: Subject) -
     budget = Spent(1000)
     broker = subject.open(subject.sandbox, budget)
     walked(broker, subject.request("AAPL", "MSFT", span=SESSION))
-    broker.splits(["AAPL"], YEARS, Deadline(30))
+    broker.actions(["AAPL"], YEARS, Deadline(30))
     assert 1000 - budget.left == subject.sandbox.requests.count() > 0
 
 
@@ -269,11 +275,37 @@ def test_invariant_21_every_request_is_taken_from_the_budget(subject: Subject) -
 
 
 def test_splits_by_ex_date_for_every_symbol_asked(subject: Subject) -> None:
-    found = subject.broker.splits(["AAPL", "MSFT", "TSLA"], YEARS, Deadline(30))
+    actions = subject.broker.actions(["AAPL", "MSFT", "TSLA"], YEARS, Deadline(30))
+    found = {symbol: splits_of(listed) for symbol, listed in actions.items()}
     ex_date = calendar_for("XNYS", YEARS.end).midnight_of(datetime(2020, 8, 31, tzinfo=UTC).date())
     assert found["AAPL"] == [Split(ex_date, 4.0, 1.0)]
     assert found["MSFT"] == []
     assert [s.ratio for s in found["TSLA"]] == [5.0, 3.0]
+
+
+def test_dividends_are_on_the_share_basis_of_their_own_day(subject: Subject) -> None:
+    """AAPL's and TSLA's splits of August 2020 and 2022 lie between dividends of AAPL and KO."""
+    found = subject.broker.actions(["AAPL", "KO", "AMZN"], YEARS, Deadline(30))
+    market = subject.sandbox.source
+    calendar = calendar_for("XNYS", YEARS.end)
+    for symbol in ("AAPL", "KO"):
+        paid = {a.ex_date: a.cash for a in found[symbol] if a.kind is ActionKind.CASH_DIVIDEND}
+        expected = {
+            moment: a.amount
+            for a in market.actions(symbol)
+            if a.amount and YEARS.start <= (moment := calendar.midnight_of(a.ex_date)) < YEARS.end
+        }
+        assert paid == pytest.approx(expected, abs=2e-5), symbol
+        assert len(paid) == 12
+    assert not any(a.kind is ActionKind.CASH_DIVIDEND for a in found["AMZN"])
+    for listed in found.values():
+        assert [a.ex_date for a in listed] == sorted(a.ex_date for a in listed)
+
+
+def test_an_error_is_never_an_answer_without_actions(subject: Subject) -> None:
+    subject.sandbox.faults.add("status", status=500, times=None)
+    with pytest.raises(BrokerError):
+        subject.open(subject.sandbox, None).actions(["AAPL"], YEARS, Deadline(4))
 
 
 def test_a_verdict_is_definite_or_none_and_never_an_error(subject: Subject) -> None:

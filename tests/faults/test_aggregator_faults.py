@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +11,13 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from marketdata import walks
+from marketdata import pausing, walks
 from marketdata.brokers import alpaca_walk
 from marketdata.cycle_report import CycleReport
 from marketdata.errors import BrokerTimeoutError, StoreError
 from marketdata.spans import Span
+from marketdata.testing import Process
 from marketdata.types import CLOSE
-from tests.aggregator_process import POINTS
 from tests.changing_market import ChangingMarket
 from tests.cycles import Ward, assert_same_bars, micros, of_market, serves_from_redis
 from tests.redis_process import RedisProcess
@@ -78,18 +76,26 @@ def assert_right(ward: Ward, market: ChangingMarket, end: str) -> None:
 # --------------------------------------------------------------------------------------- kills
 
 
-def cycle_elsewhere(stack: Stack, point: str) -> subprocess.CompletedProcess[str]:
+def cycle_elsewhere(stack: Stack, killed_at: str | None = None) -> int:
+    """Let another process do one cycle; return how it ended."""
     settings = {**stack.settings, "clock": repr(stack.clock)}
-    return subprocess.run(
-        [sys.executable, "-m", "tests.aggregator_process", json.dumps(settings), point, *BUSY],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = ["-m", "tests.aggregator_process", json.dumps(settings), *BUSY]
+    with Process(command, pause=(killed_at, "kill") if killed_at else None) as process:
+        return process.finish()[0]
 
 
-@pytest.mark.parametrize("point", [p for p in POINTS if p != "none"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pausing.BARS_WRITTEN,
+        pausing.FLOOR_RAISED,
+        pausing.COMMITTED,
+        pausing.LANDED,
+        pausing.CYCLE_BEFORE_BLOCKS,
+        pausing.CYCLE_BEFORE_INDICATORS,
+        pausing.CYCLE_BEFORE_NOTICE,
+    ],
+)
 def test_fault_14_killed_at_any_point_the_next_read_is_right(
     stack: Stack, ward: Ward, market: ChangingMarket, point: str
 ):
@@ -97,12 +103,11 @@ def test_fault_14_killed_at_any_point_the_next_read_is_right(
     assert serves_from_redis(stack.client, BUSY)
     market.correct("AAPL", micros(at("14:58")), 123.4567)
     stack.set_time(at("15:00:05"))
-    ended = cycle_elsewhere(stack, point)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert cycle_elsewhere(stack, point) == -signal.SIGKILL
     # Leases of the dead run out on real time; nobody waits for them here.
     with psycopg.connect(stack.settings["database_url"]) as connection:
         connection.execute("UPDATE marketdata.flights SET lease_until = now() - interval '1 s'")
-    committed = point != "floor"
+    committed = point not in (pausing.BARS_WRITTEN, pausing.FLOOR_RAISED)
     label = span("14:58", "14:59")
     now = ward.stored("AAPL", label).values[CLOSE].tolist()
     assert (now == [123.4567]) == committed
@@ -379,7 +384,7 @@ def test_fault_21_a_stale_leader_changes_nothing(stack: Stack, ward: Ward, marke
         connection.execute("UPDATE marketdata.flights SET lease_until = now() - interval '1 s'")
     market.correct("AAPL", micros(at("14:58")), 44.5)
     stack.set_time(at("15:02:05"))
-    assert cycle_elsewhere(stack, "none").returncode == 0
+    assert cycle_elsewhere(stack) == 0
     assert_same_bars(
         ward.stored("AAPL", span("14:50", "15:02")), of_market(market, "AAPL", span("14:50", "15:02"))
     )  # fmt: skip

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from marketdata.store import PostgresStore
-from tests.black_hole import BlackHole
+from marketdata.testing import FlakyProxy
 from tests.daemons import STEPS, DaemonProcess, Daemons, make_daemons, until
 
 __all__ = ["make_daemons"]
@@ -22,10 +22,10 @@ OPEN = "replay:2024-03-14T10:00:00-04:00@60"
 
 
 @pytest.fixture
-def black_hole(database_url: str) -> Iterator[BlackHole]:
-    hole = BlackHole(database_url)
-    yield hole
-    hole.close()
+def way(database_url: str) -> Iterator[FlakyProxy]:
+    """A way to PostgreSQL over TCP, also to an embedded server on its socket."""
+    with FlakyProxy(database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -121,7 +121,9 @@ def test_fault_21_a_leader_frozen_beyond_its_lease_does_nothing_more(
     assert leader.get("livez")[0] == 200
 
 
-def test_of_three_daemons_one_acts_and_the_next_follows(daemons: Daemons, steps: Steps):
+def test_invariant_38_of_three_daemons_one_acts_and_the_next_follows(
+    daemons: Daemons, steps: Steps
+):
     leader, standby = one_and_another(daemons, steps)
     third = daemons.quick(LEASE, "steps")
     until(third.is_ready)
@@ -140,10 +142,10 @@ def test_of_three_daemons_one_acts_and_the_next_follows(daemons: Daemons, steps:
     assert steps.runs(second)[-1] == "stopped"
 
 
-def test_a_machine_that_vanished_is_replaced(daemons: Daemons, steps: Steps, black_hole: BlackHole):
+def test_a_machine_that_vanished_is_replaced(daemons: Daemons, steps: Steps, way: FlakyProxy):
     """The leader's packets go nowhere, and nobody tells PostgreSQL that it is gone."""
-    leader, standby = one_and_another(daemons, steps, database_url=black_hole.url)
-    black_hole.swallows.set()
+    leader, standby = one_and_another(daemons, steps, database_url=way.url)
+    way.freeze()
     until(lambda: steps.by(standby), TAKEN_OVER_WITHIN)
     takeover = steps.begun(standby)
     assert not leader.leads(), "it knows, without hearing anything"

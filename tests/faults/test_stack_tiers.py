@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import statistics
 import threading
 import time
@@ -24,11 +23,13 @@ import redis
 
 import marketdata as md
 from marketdata.clock import to_micros
+from marketdata.pausing import STORE_READ
 from marketdata.sandbox import Fault
+from marketdata.testing import Pause
 from marketdata.types import CLOSE, Bars
 from tests.redis_process import RedisProcess
 from tests.stack import BARS, Stack, runtime, same, tiers
-from tests.stack_callers import SPAWN, Outcome, ask, ask_together, block_names, until
+from tests.stack_callers import Outcome, ask, ask_together, block_names, until
 
 HOT: dict[str, Any] = {"symbols": "AAPL", "timeframe": "1min", "limit": 500}
 OLDER: dict[str, Any] = {
@@ -79,6 +80,7 @@ def hits_again(stack: Stack) -> bool:
 # ------------------------------------------------------------------------------------------ Redis
 
 
+@pytest.mark.exact("it asserts on time")
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
 def test_fault_12_without_redis_answers_are_the_same_and_cheap(
     stack: Stack, server: RedisProcess, how: str
@@ -107,6 +109,7 @@ def test_fault_12_without_redis_answers_are_the_same_and_cheap(
     assert stack.client.get_bars(**HOT).index[-1] == pd.Timestamp("2024-03-14T19:00Z")
 
 
+@pytest.mark.exact("it asserts on time")
 def test_fault_12_frozen_under_load_p99_is_bounded(stack: Stack, server: RedisProcess) -> None:
     symbols = ["AAPL", "MSFT", "SPY", "NVDA"]
     expected = {s: stack.client.get_bars(s, "1min", limit=100) for s in symbols}
@@ -215,28 +218,18 @@ def test_fault_19_a_block_read_before_a_commit_is_not_served_after_it(stack: Sta
     client stores the next minute."""
     stack.client.get_bars(**HOT)
     stack.flush_redis()
-    cache: Any = runtime(stack.client).cache
-    put = cache.put
-    read, go_on = threading.Event(), threading.Event()
-
-    def paused(*arguments: Any) -> None:
-        read.set()
-        assert go_on.wait(20)
-        put(*arguments)
-
-    cache.put = paused
     late = threading.Thread(target=lambda: ask(stack.client, HOT))
-    late.start()
-    assert read.wait(20)
-    cache.put = put
-    stack.set_time("2024-03-14T15:01:30-04:00")
-    with stack.connect() as other:
-        newest = other.get_bars(**HOT)
-        assert newest.index[-1] == pd.Timestamp("2024-03-14T19:00Z")
-        go_on.set()
-        late.join()
-        same(other.get_bars(**HOT), newest)
-        same(stack.client.get_bars(**HOT), newest)
+    with Pause(STORE_READ) as pause:
+        late.start()
+        assert pause.wait_reached()
+        stack.set_time("2024-03-14T15:01:30-04:00")
+        with stack.connect() as other:
+            newest = other.get_bars(**HOT)
+            assert newest.index[-1] == pd.Timestamp("2024-03-14T19:00Z")
+            pause.release()
+            late.join()
+            same(other.get_bars(**HOT), newest)
+            same(stack.client.get_bars(**HOT), newest)
     assert tiers(stack.client.get_bars(**HOT)) == "redis:1"
 
 
@@ -265,29 +258,19 @@ def test_fault_19_a_corrected_bar_is_not_undone_by_a_late_block(stack: Stack) ->
                             "end": "2024-03-14T15:00-04:00"}  # fmt: skip
     stack.client.get_bars(**HOT)
     stack.flush_redis()
-    cache: Any = runtime(stack.client).cache
-    put = cache.put
-    read, go_on = threading.Event(), threading.Event()
-
-    def paused(*arguments: Any) -> None:
-        read.set()
-        assert go_on.wait(20)
-        put(*arguments)
-
-    cache.put = paused
     late = threading.Thread(target=lambda: ask(stack.client, HOT))
-    late.start()
-    assert read.wait(20)
-    cache.put = put
-    source: Any = Corrected(stack.sandbox.source, "2024-03-14T14:59-04:00", 12.34)
-    stack.sandbox.source = source
-    stack.set_time("2024-03-14T15:01:30-04:00")
-    with stack.connect() as other:
-        other_cache: Any = runtime(other).cache
-        other_cache.put = lambda *_: None
-        assert other.get_bars(**HOT)["close"].iloc[-2] == 12.34, "the minute is read again"
-    go_on.set()
-    late.join()
+    with Pause(STORE_READ) as pause:
+        late.start()
+        assert pause.wait_reached()
+        source: Any = Corrected(stack.sandbox.source, "2024-03-14T14:59-04:00", 12.34)
+        stack.sandbox.source = source
+        stack.set_time("2024-03-14T15:01:30-04:00")
+        with stack.connect() as other:
+            other_cache: Any = runtime(other).cache
+            other_cache.put = lambda *_: None
+            assert other.get_bars(**HOT)["close"].iloc[-2] == 12.34, "the minute is read again"
+        pause.release()
+        late.join()
     found = stack.client.get_bars(**hour)
     assert found["close"].iloc[-1] == 12.34
     assert stack.calls() == 2
@@ -296,64 +279,6 @@ def test_fault_19_a_corrected_bar_is_not_undone_by_a_late_block(stack: Stack) ->
     again = stack.client.get_bars(**hour)
     assert tiers(again) == "redis:1"
     same(again, found)
-
-
-def _fetch_and_die(settings: dict[str, Any], where: str) -> None:
-    """Fetch the newest minutes, and be killed before PostgreSQL commits or Redis is written."""
-    client = md.connect(**settings)
-    cache: Any = client._lazy.get().cache
-
-    def die(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if where == "after":
-        cache.put = die
-    else:
-        raise_floor = cache.raise_floor
-
-        def raise_floor_and_die(revisions: Any) -> None:
-            raise_floor(revisions)
-            die()
-
-        cache.raise_floor = raise_floor_and_die
-    client.get_bars(**HOT)
-
-
-@pytest.mark.parametrize("where", ["before", "after"])
-def test_fault_14_and_15_killed_around_the_commit(stack: Stack, where: str) -> None:
-    old = stack.client.get_bars(**HOT)
-    assert hits_again(stack)
-    before = stack.client.coverage("AAPL", "1min")
-    stack.set_time("2024-03-14T15:05:30-04:00")
-    settings = {**stack.settings, "clock": repr(stack.clock)}
-    child = SPAWN.Process(target=_fetch_and_die, args=(settings, where))
-    stack.forget_calls()
-    child.start()
-    child.join(60)
-    assert child.exitcode == -signal.SIGKILL
-    assert stack.calls() == 1
-    after = stack.client.coverage("AAPL", "1min")
-    with psycopg.connect(stack.settings["database_url"]) as connection:
-        row = connection.execute(
-            "SELECT max(timestamp) FROM marketdata.market_data_bars"
-        ).fetchone()
-    assert row is not None
-    newest = pd.Timestamp(row[0])
-    if where == "before":
-        # Neither the bars nor their coverage are there, and the flight's lease runs out.
-        assert after == before
-        assert newest == old.index[-1]
-        with psycopg.connect(stack.settings["database_url"], autocommit=True) as connection:
-            connection.execute("UPDATE marketdata.flights SET lease_until = clock_timestamp()")
-    else:
-        assert after[0].end == pd.Timestamp("2024-03-14T15:05", tz="America/New_York")
-        assert newest == pd.Timestamp("2024-03-14T19:04Z")
-    stack.forget_calls()
-    found = stack.client.get_bars(**HOT)
-    assert found.index[-1] == pd.Timestamp("2024-03-14T19:04Z"), "the next read is right"
-    assert stack.calls() == (1 if where == "before" else 0)
-    same(stack.client.get_bars(**HOT), found)
-    assert tiers(stack.client.get_bars(**HOT)) == "redis:1"
 
 
 # -------------------------------------------------------------------------------------- PostgreSQL

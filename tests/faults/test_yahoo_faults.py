@@ -27,7 +27,7 @@ from marketdata.errors import (
     MarketDataError,
     RateLimitError,
 )
-from marketdata.protocols import BarsRequest
+from marketdata.protocols import BarsRequest, Priority
 from marketdata.spans import Span
 from marketdata.types import Bars, Timeframe
 from tests.yahoo_server import NEW_YORK, Answer, Asked, YahooServer, chart, micros
@@ -44,11 +44,16 @@ class Budget:
         self.taken = 0
         self.pauses: list[float] = []
 
-    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
+    def take(
+        self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+    ) -> float:
         if self.taken >= self.allowed:
             return 30.0
         self.taken += 1
         return 0.0
+
+    def told(self, credential: str, limit_per_minute: int, left: int | None) -> None:
+        """It knows its limit."""
 
     def pause(self, credential: str, seconds: float) -> None:
         self.pauses.append(seconds)

@@ -16,6 +16,7 @@ import pytest
 from marketdata.brokers.alpaca import DATA_URL, AlpacaBroker
 from marketdata.calendars import calendar_for
 from marketdata.clock import Deadline, FixedClock, SystemClock, from_micros
+from marketdata.corporate_actions import ActionKind, splits_of
 from marketdata.errors import (
     AuthenticationError,
     BrokerResponseError,
@@ -231,14 +232,14 @@ def test_a_free_key_gets_todays_daily_bar_without_a_refusal() -> None:
 
 def test_splits_come_with_their_ex_date_midnight(broker: AlpacaBroker) -> None:
     span = between(datetime(2020, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
-    found = broker.splits(["AAPL", "TSLA", "MSFT"], span, Deadline(30))
-    assert {s: [x.ratio for x in splits] for s, splits in found.items()} == {
+    found = broker.actions(["AAPL", "TSLA", "MSFT"], span, Deadline(30))
+    assert {s: [x.ratio for x in splits_of(actions)] for s, actions in found.items()} == {
         "AAPL": [4.0],
         "TSLA": [5.0, 3.0],
         "MSFT": [],
     }
     assert (
-        found["AAPL"][0].ex_date
+        splits_of(found["AAPL"])[0].ex_date
         == between(datetime(2020, 8, 31, 4, tzinfo=UTC), datetime(2020, 9, 1, tzinfo=UTC)).start
     )
 
@@ -252,8 +253,9 @@ def test_the_ex_date_decides_not_the_day_of_processing() -> None:
         ex_date = datetime(2024, 2, 20, 5, tzinfo=UTC)
         inside = between(ex_date, ex_date + timedelta(days=1))
         outside = between(ex_date + timedelta(days=1), ex_date + timedelta(days=9))
-        assert [s.ratio for s in broker.splits(["AAPL"], inside, Deadline(9))["AAPL"]] == [3.0]
-        assert broker.splits(["AAPL"], outside, Deadline(9))["AAPL"] == []
+        found = broker.actions(["AAPL"], inside, Deadline(9))["AAPL"]
+        assert [(a.kind, a.new) for a in found] == [(ActionKind.SPLIT, 3.0)]
+        assert broker.actions(["AAPL"], outside, Deadline(9))["AAPL"] == []
 
 
 def test_a_malformed_symbol_does_not_cost_the_others_their_splits(
@@ -261,14 +263,14 @@ def test_a_malformed_symbol_does_not_cost_the_others_their_splits(
 ) -> None:
     sandbox.faults.add("status", match="B@D", status=400, body='{"message":"invalid symbol: B@D"}')
     span = between(datetime(2020, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
-    found = broker.splits(["B@D", "AAPL"], span, Deadline(30))
+    found = broker.actions(["B@D", "AAPL"], span, Deadline(30))
     assert found["B@D"] == []
-    assert len(found["AAPL"]) == 1
+    assert len(splits_of(found["AAPL"])) == 1
 
 
 def test_splits_may_be_asked_for_all_time(broker: AlpacaBroker) -> None:
-    found = broker.splits(["AAPL"], Span(-(2**60), 2**60), Deadline(30))
-    assert [s.ratio for s in found["AAPL"]] == [7.0, 4.0]
+    found = broker.actions(["AAPL"], Span(-(2**60), 2**60), Deadline(30))
+    assert [s.ratio for s in splits_of(found["AAPL"])] == [7.0, 4.0]
 
 
 def test_verdicts(sandbox: Sandbox, broker: AlpacaBroker) -> None:

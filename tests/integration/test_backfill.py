@@ -22,10 +22,11 @@ from marketdata.errors import (
     AuthenticationError,
     BrokerUnavailableError,
     ConfigurationError,
+    RateLimitError,
     RequestError,
     StoreError,
 )
-from marketdata.protocols import ReadRequest
+from marketdata.protocols import Priority, ReadRequest
 from marketdata.spans import Span
 from marketdata.types import DAY, SeriesKey, Timeframe
 from marketdata.verifying import verify
@@ -55,6 +56,7 @@ def gaps(stack: Stack, wanted: Wanted) -> set[tuple[str, str, str]]:
 # ------------------------------------------------------------------------------------ filling
 
 
+@pytest.mark.exact("it counts the requests sent")
 def test_a_plan_asks_nobody_and_a_run_leaves_nothing(stack: Stack):
     plan = job(stack).plan(WEEKS)
     assert stack.calls() == 0
@@ -162,6 +164,7 @@ def test_a_run_ends_after_the_minutes_of_so_many_symbols(stack: Stack):
     assert missing(stack) == []
 
 
+@pytest.mark.exact("it counts the requests sent")
 def test_a_run_ends_after_so_many_calls_and_goes_on_from_there(stack: Stack):
     ends = []
     for _ in range(20):
@@ -238,6 +241,7 @@ def test_a_range_that_cannot_be_is_refused(stack: Stack, wanted: Wanted):
 # -------------------------------------------------------------------------------- what fails
 
 
+@pytest.mark.exact("it names the error of a fault of its own")
 def test_one_failing_symbol_fails_alone_and_is_tried_again_later(stack: Stack):
     fault = stack.sandbox.faults.add("status", match="KO", times=None)
     report = job(stack).run(WEEKS)
@@ -421,16 +425,25 @@ def test_a_live_read_does_not_wait_for_a_backfill_of_the_same_series(stack: Stac
 
 def test_background_work_leaves_a_part_of_the_budget(stack: Stack):
     budget = runtime(stack.client).store
-    background = RequestGate("shared", 60, budget, reserve=0.25)
-    live = RequestGate("shared", 60, budget)
-    assert background.reserve == 20
-    for _ in range(40):
+    background = RequestGate("shared", 60, budget, priority=Priority.BACKFILL)
+    live = RequestGate("shared", 60, budget, priority=Priority.LIVE)
+    reads = RequestGate("shared", 60, budget)
+    for _ in range(7):
         background.acquire(Deadline(0.01))
-    for _ in range(20):
+    with pytest.raises(RateLimitError) as caught:
+        background.acquire(Deadline(0.01))
+    assert 0 < caught.value.facts["retry_after"] <= 1, "an eighth at once, then evenly"
+    for _ in range(10):
         live.acquire(Deadline(0.01))
-    assert (background.granted, live.granted) == (40, 20)
+    for _ in range(43):
+        reads.acquire(Deadline(0.01))
+    with pytest.raises(RateLimitError) as caught:
+        background.acquire(Deadline(0.01))
+    assert caught.value.facts["retry_after"] > 50, "the rest is for reads, and for the next cycle"
+    assert (background.granted, live.granted, reads.granted) == (7, 10, 43)
 
 
+@pytest.mark.exact("it spends the budget to the last request")
 def test_a_spent_budget_holds_up_the_backfill_and_no_live_read(make_stack: MakeStack):
     stack = make_stack(market={"rate_limit": 60})
     stop = threading.Event()
@@ -439,9 +452,9 @@ def test_a_spent_budget_holds_up_the_backfill_and_no_live_read(make_stack: MakeS
     found: list[BackfillReport] = []
     thread = threading.Thread(target=lambda: found.append(filling.run(busy, ALL)))
     thread.start()
-    broker = runtime(stack.client).background_broker
+    broker = runtime(stack.client).broker_for(Priority.BACKFILL)
     deadline = Deadline(30)
-    while broker.health()["requests_sent"] != 40:
+    while broker.health()["requests_sent"] < 9:
         assert not deadline.expired
         stop.wait(0.05)
     began = time.monotonic()
@@ -452,15 +465,20 @@ def test_a_spent_budget_holds_up_the_backfill_and_no_live_read(make_stack: MakeS
     thread.join(10)
     assert not thread.is_alive(), "it ends although it waits for its turn"
     assert found[0].stopped
-    assert found[0].calls == 40
+    assert found[0].calls < 20
 
 
-def test_the_backfills_broker_is_the_readers_with_a_reserve(stack: Stack):
+def test_the_backfills_broker_is_the_readers_with_a_lower_priority(stack: Stack):
     stack.client.get_bars("AAPL", limit=1)
     running = runtime(stack.client)
     everything = running.broker.health()["requests_per_minute"]
     assert everything == 10_000
-    assert running.background_broker.health()["requests_per_minute"] == 7_500
+    backfill = running.broker_for(Priority.BACKFILL)
+    assert backfill.health()["requests_per_minute"] == 9_500
+    assert running.broker_for(Priority.BACKFILL) is backfill
+    assert running.broker_for(Priority.READ) is running.broker
+    others = {id(running.broker_for(p)) for p in Priority}
+    assert len(others) == 4
 
 
 def test_what_the_backfills_broker_asks_is_counted_and_it_is_closed(
@@ -469,10 +487,10 @@ def test_what_the_backfills_broker_asks_is_counted_and_it_is_closed(
     running = runtime(stack.client)
     assert running.broker.verdict("AAPL", Deadline(5)).known
     before = stack.client.stats()["broker_requests"]
-    assert running.background_broker.verdict("KO", Deadline(5)).known
+    assert running.broker_for(Priority.BACKFILL).verdict("KO", Deadline(5)).known
     assert stack.client.stats()["broker_requests"] == before + 1
     closed = []
-    monkeypatch.setattr(running.background_broker, "close", lambda: closed.append(True))
+    monkeypatch.setattr(running.broker_for(Priority.BACKFILL), "close", lambda: closed.append(True))
     stack.client.close()
     assert closed == [True]
 

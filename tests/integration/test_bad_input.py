@@ -119,9 +119,8 @@ NEVER_ASKED: list[tuple[str, Any, dict[str, Any], type[md.MarketDataError], str]
     ("limit text", "AAPL", {"limit": "5"}, md.InvalidRangeError, "1 or more"),
     # choices
     ("adjustment", "AAPL", {"adjustment": "splits"}, md.RequestError, "raw, split"),
-    ("dividend", "AAPL", {"adjustment": "dividend"}, md.UnsupportedRequestError, "split"),
-    ("all", "AAPL", {"adjustment": "all"}, md.UnsupportedRequestError, "split"),
-    ("as_of", "AAPL", {"as_of": "2024-01-01"}, md.UnsupportedRequestError, "as_of"),
+    ("as_of ahead", "AAPL", {"as_of": "2030-01-01"}, md.InvalidRangeError, "future"),
+    ("as_of naive", "AAPL", {"as_of": "2024-01-01T10:00"}, md.NaiveTimestampError, "-05:00"),
     ("session", "AAPL", {"session": "premarket"}, md.RequestError, "regular, extended"),
     ("field", "AAPL", {"field": "Close"}, md.RequestError, "open, high"),
     ("field list", "AAPL", {"field": ["close"]}, md.RequestError, "open, high"),
@@ -200,6 +199,7 @@ def test_several_unknown_among_500_are_all_named(stack: Stack) -> None:
     assert "NOSUCH" in frame.attrs["marketdata"]["missing"]
 
 
+@pytest.mark.exact("it counts the requests sent")
 def test_10_000_symbols(make_stack: Callable[..., Stack]) -> None:
     stack = make_stack(at="2026-06-11T15:00:30-04:00")
     symbols = [f"S{n:05}" for n in range(1, 10_001)]

@@ -244,6 +244,7 @@ def test_stats_count_what_happened(cache: RedisCache):
     assert (stats.puts, stats.refused, stats.errors, stats.floors_failed) == (1, 1, 0, 0)
 
 
+@pytest.mark.exact("it counts the commands sent")
 def test_one_read_is_one_command(cache: RedisCache, server: redis.Redis):
     keys = [SeriesKey("alpaca", "sip", f"A{n}", Timeframe.MIN_1) for n in range(20)]
     cache.put(dict.fromkeys(keys, some_block(3)), dict.fromkeys(keys, 60.0))

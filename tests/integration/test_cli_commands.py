@@ -181,7 +181,7 @@ def test_symbols_left_out_are_listed(process: CommandLine) -> None:
         ("bars KO --start 2024-01-02T00:00:00", 2, "-05:00"),
         ("bars KO --start 2024-02-02 --end 2024-01-02", 2, "after end"),
         ("bars KO'-- -n 3", 2, "not a US equity"),
-        ("bars KO --adjustment all", 2, "dividends"),
+        ("bars KO --adjustment total", 2, "dividend"),
         ("bars KO --field price", 2, "close"),
         ("bars", 2, "SYMBOLS"),
         ("nonsense", 2, "nonsense"),

@@ -73,8 +73,9 @@ def make_night(
     settings = {**nowhere, "database_url": database_url, "redis_url": redis_db}
     with ExitStack() as closing_:
 
-        def make(clock: str, **failures: int) -> Night:
-            night = Night(settings, parse_clock(clock), **failures)
+        def make(clock: str | Clock, **failures: int) -> Night:
+            chosen = parse_clock(clock) if isinstance(clock, str) else clock
+            night = Night(settings, chosen, **failures)
             closing_.callback(night.close)
             return night
 
@@ -120,3 +121,21 @@ def test_what_fails_at_night_is_tried_again_and_what_is_done_is_not(
     assert failing.night.count("seal") == 1
     assert failing.night.count("retention") == 1
     assert failing.night[:5] == ["backfill", "seal", "retention", "verify", "backfill"]
+
+
+def test_corporate_actions_are_asked_for_once_an_occasion_and_again_where_that_fails(
+    make_night: Callable[..., Night],
+):
+    late = make_night("2024-03-14T11:30:00-04:00")
+    until(lambda: {"cycle", "reconcile"} <= set(late.ran))
+    late.close()
+    assert "actions" not in late.ran, "the morning's time is over"
+    failing = make_night("replay:2024-03-14T06:10:00-04:00@900", actions=1)
+    until(lambda: failing.ran.count("actions") == 2)
+    failing.close()
+    again = make_night("2024-03-14T09:00:00-04:00")
+    until(lambda: {"cycle", "reconcile"} <= set(again.ran))
+    again.close()
+    assert "actions" not in again.ran, "whoever did it this morning"
+    evening = make_night("2024-03-14T19:00:00-04:00")
+    until(lambda: "actions" in evening.ran)

@@ -136,17 +136,18 @@ def test_every_timeframe_gives_what_get_bars_gives_later(
     same(joined(taken), expected)
 
 
-def test_a_split_is_applied(make_stack: Callable[..., Stack]) -> None:
+@pytest.mark.parametrize("adjustment", ["split", "dividend", "all"])
+def test_an_adjustment_is_applied(make_stack: Callable[..., Stack], adjustment: Any) -> None:
     stack = make_stack(at="2024-06-05T12:00:00-04:00")
     following, _ = follow(
-        stack.client, stack.clock, "NVDA", "1day", start="2024-05-20", adjustment="split"
+        stack.client, stack.clock, "NVDA", "1day", start="2024-05-20", adjustment=adjustment
     )
     taken = take(following, 12)
     expected = stack.client.get_bars(
-        "NVDA", "1day", start="2024-05-20", limit=12, adjustment="split"
+        "NVDA", "1day", start="2024-05-20", limit=12, adjustment=adjustment
     )
     same(joined(taken), expected)
-    assert taken[0].attrs["marketdata"]["adjustment"] == "split"
+    assert taken[0].attrs["marketdata"]["adjustment"] == adjustment
 
 
 # ----------------------------------------------------------------------------------- the past
@@ -351,7 +352,7 @@ def test_what_is_later_than_the_next_bar_and_what_is_corrected_is_not_given(stac
         ({"symbols": "AAPL", "session": "night"}, md.RequestError),
         ({"symbols": "AAPL", "tz": None}, md.RequestError),
         ({"symbols": "AAPL", "timeout": 0}, md.RequestError),
-        ({"symbols": "AAPL", "adjustment": "all"}, md.UnsupportedRequestError),
+        ({"symbols": "AAPL", "adjustment": "total"}, md.RequestError),
     ],
 )
 def test_what_cannot_be_followed_is_refused_at_the_call(

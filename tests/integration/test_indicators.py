@@ -135,8 +135,8 @@ def test_what_cannot_be_right_is_refused_with_the_nearest_names(stack: Stack) ->
         get("AAPL", "rsj_14")
     with pytest.raises(md.RequestError, match="length of rsi"):
         get("AAPL", "rsi_0")
-    with pytest.raises(md.UnsupportedRequestError, match="dividends"):
-        get("AAPL", adjustment="all")
+    with pytest.raises(md.RequestError, match="raw, split, dividend, all"):
+        get("AAPL", adjustment="total")
     with pytest.raises(md.InvalidTimeframeError):
         get("AAPL", None, "7min")
     assert len(stack.sandbox.requests) == 0
@@ -296,7 +296,7 @@ def test_fault_25_a_late_split_switches_values_at_once(make_stack: Callable[...,
     assert tiers(get("KO", limit=40)) == "redis:1"
     stack.set_time("2024-03-15T09:00:00-04:00")
     running = runtime(stack.client)
-    running.splits.checked(running.provider, ["KO"], 0, Deadline(20))
+    running.actions.checked(running.provider, ["KO"], 0, Deadline(20))
     two = get("KO", limit=40)
     assert tiers(two) != "redis:1"
     assert one["sma_200"].iloc[-1] > 3 * two["sma_200"].iloc[-1], "nobody had told of the split"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -25,7 +25,7 @@ from marketdata.store import PostgresStore
 from marketdata.store.figures import PostgresFigures
 from marketdata.store.job_runs import KEPT_RUNS, PostgresJobRuns
 from marketdata.store.leases import PostgresLeases
-from tests.black_hole import BlackHole
+from marketdata.testing import FlakyProxy
 
 NEVER = 3600.0
 
@@ -179,7 +179,7 @@ def test_without_the_server_nobody_gets_a_lease(process: Callable[..., ProcessLe
 def test_the_line_notices_a_peer_that_vanished(database_url: str):
     """Well inside a lease, even where nothing is being sent."""
     with (
-        closing(BlackHole(database_url)) as way,
+        FlakyProxy(database_url) as way,
         PostgresLeases(way.url)._database.connect() as connection,
         socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line,
     ):

@@ -270,7 +270,7 @@ def test_another_client_reads_what_the_first_kept(stack: Stack) -> None:
     assert stack.calls() == 0
 
 
-def test_feeds_do_not_mix(stack: Stack) -> None:
+def test_invariant_10_feeds_do_not_mix(stack: Stack) -> None:
     sip = stack.client.get_bars("AAPL", "1min", start="2024-03-13", end="2024-03-14")
     iex = stack.client.get_bars("AAPL", "1min", start="2024-03-13", end="2024-03-14", feed="iex")
     assert iex["volume"].sum() < sip["volume"].sum() / 5

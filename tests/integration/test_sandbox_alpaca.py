@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import requests
 
 from marketdata.clock import FixedClock, to_micros
-from marketdata.sandbox import Sandbox
+from marketdata.sandbox import Action, GeneratedMarket, Sandbox
 from marketdata.spans import Span
 from marketdata.types import CLOSE, OPEN, Bars
 
@@ -314,7 +315,9 @@ def test_the_rate_limit_is_counted_per_key_and_announced():
         assert [a.status_code for a in answers] == [200, 200, 200, 429, 429]
         assert [a.headers["X-RateLimit-Remaining"] for a in answers] == ["2", "1", "0", "0", "0"]
         assert answers[0].headers["X-RateLimit-Limit"] == "3"
-        assert int(answers[3].headers["X-RateLimit-Reset"]) > limited.requests[3].time
+        said = parsedate_to_datetime(answers[3].headers["Date"])
+        assert 0 <= (said - NOW).total_seconds() < 1, "its one clock is the market's"
+        assert 58 <= int(answers[3].headers["X-RateLimit-Reset"]) - said.timestamp() <= 61
         other = KEYS | {"APCA-API-KEY-ID": "other"}
         assert requests.get(limited.url + "/v2/clock", headers=other, timeout=20).ok
 
@@ -450,3 +453,72 @@ def test_daily_open_is_the_first_regular_trade(sandbox, client):
     )
     assert (daily["o"], daily["c"]) == (regular.values[OPEN, 0], regular.values[CLOSE, -1])
     assert np.isfinite(daily["vw"])
+
+
+# ------------------------------------------------------------------------- names and their ends
+
+
+@pytest.fixture
+def renamed() -> Iterator[Sandbox]:
+    market = GeneratedMarket()
+    market.rename("FB", "META", date(2022, 6, 9))
+    market.add_action(Action("DIS", date(2024, 6, 3), 1.5, 1.0, kind="stock_merger",
+                             other_symbol="KO"))  # fmt: skip
+    with Sandbox(market, clock=FixedClock(NOW)) as running:
+        yield running
+
+
+def closes_of(sandbox: Sandbox, symbol: str, **params: str) -> dict[str, float]:
+    found = get(
+        sandbox, "/v2/stocks/bars", symbols=symbol, timeframe="1Day", start="2022-06-06",
+        end="2022-06-11", **params,
+    ).json()  # fmt: skip
+    return {bar["t"][:10]: bar["c"] for bar in found["bars"].get(symbol, [])}
+
+
+def test_asof_maps_a_symbol_to_the_instrument_it_named_that_day(renamed):
+    before, after = {"2022-06-06", "2022-06-07", "2022-06-08"}, {"2022-06-09", "2022-06-10"}
+    assert closes_of(renamed, "META", asof="-").keys() == after
+    assert closes_of(renamed, "FB", asof="-").keys() == before
+    whole = closes_of(renamed, "META")
+    assert whole.keys() == before | after, "today's mapping, which is the default"
+    assert closes_of(renamed, "FB", asof="2022-01-03") == whole
+    assert {**closes_of(renamed, "FB", asof="-"), **closes_of(renamed, "META", asof="-")} == whole
+
+
+def test_names_given_up_are_inactive_assets(renamed):
+    for symbol, status in (("FB", "inactive"), ("DIS", "inactive"), ("META", "active")):
+        asset = get(renamed, f"/v2/assets/{symbol}").json()
+        assert (asset["status"], asset["tradable"]) == (status, status == "active")
+    listed = {
+        status: {a["symbol"] for a in get(renamed, "/v2/assets", status=status).json()}
+        for status in ("active", "inactive")
+    }
+    assert listed["inactive"] == {"FB", "DIS"}
+    every = {a["symbol"] for a in get(renamed, "/v2/assets").json()}
+    assert every == listed["active"] | listed["inactive"]
+
+
+def test_name_changes_and_mergers_are_listed_under_both_names(renamed):
+    def listed(symbols: str) -> dict[str, Any]:
+        found = get(renamed, "/v1/corporate-actions", symbols=symbols, start="2022-01-01",
+                    end="2024-07-10", types="name_change,stock_merger").json()  # fmt: skip
+        return found["corporate_actions"]
+
+    for name in ("FB", "META", "FB,META"):
+        (change,) = listed(name)["name_changes"]
+        assert (change["old_symbol"], change["new_symbol"]) == ("FB", "META")
+        assert change["process_date"] == "2022-06-09"
+        assert "ex_date" not in change
+    for name in ("DIS", "KO"):
+        (merger,) = listed(name)["stock_mergers"]
+        assert (merger["acquiree_symbol"], merger["acquirer_rate"]) == ("DIS", 1.5)
+        assert merger["effective_date"] == "2024-06-03"
+
+
+def test_yahoo_knows_the_whole_history_under_the_new_name_and_no_old_one(renamed):
+    chart = {"interval": "1d", "period1": "1654473600", "period2": "1654905600"}  # June 6 to 11
+    found = get(renamed, "/v8/finance/chart/META", **chart).json()["chart"]["result"][0]
+    assert len(found["timestamp"]) == 5
+    for gone in ("FB", "DIS"):
+        assert get(renamed, f"/v8/finance/chart/{gone}", **chart).status_code == 404

@@ -92,15 +92,6 @@ def test_a_short_raw_read_asks_for_no_splits(stack: Stack) -> None:
     assert stack.calls(ACTIONS) == 0
 
 
-def test_dividend_adjustment_is_refused_for_now(stack: Stack) -> None:
-    for adjustment in ("dividend", "all"):
-        with pytest.raises(md.UnsupportedRequestError, match="dividends"):
-            stack.client.get_bars("KO", adjustment=adjustment)
-    with pytest.raises(md.UnsupportedRequestError):
-        stack.client.get_bars("KO", as_of="2024-01-02")
-    assert len(stack.sandbox.requests) == 0
-
-
 @pytest.mark.parametrize("timeframe", ["1day", "1week", "1month", "1hour"])
 def test_a_window_that_ends_before_the_split_is_adjusted_too(
     split_stack: Stack, timeframe: str
@@ -132,7 +123,7 @@ def test_a_raw_read_that_redis_covers_needs_no_postgresql_for_its_warning(
 ) -> None:
     first = stack.client.get_bars("KO", "1min", limit=50)
     running = runtime(stack.client)
-    running.splits._known.clear()
+    running.actions._known.clear()
 
     def gone(*_: object, **__: object) -> None:
         raise md.StoreUnavailableError("PostgreSQL is away")

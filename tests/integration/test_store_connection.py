@@ -17,6 +17,7 @@ from marketdata.errors import ConfigurationError, MarketDataError, StoreError, S
 from marketdata.store import PostgresStore
 from marketdata.store.connection import driver
 from marketdata.store.failures import BY_SQLSTATE, FOREIGN, judge, translate
+from marketdata.testing import FlakyProxy
 from tests.store_examples import AAPL, commit_of, migrated_store, minutes, stored
 
 
@@ -94,85 +95,28 @@ def test_threads_do_not_each_find_out_that_a_server_is_silent():
         assert time.monotonic() - started < 6  # one after the other: 20
 
 
-class FreezingProxy:
-    """Stands before the server; once frozen it takes everything and passes nothing on."""
-
-    def __init__(self, url: str) -> None:
-        self._known = psycopg.conninfo.conninfo_to_dict(url)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._passing = threading.Event()
-        self._passing.set()
-        self._sockets: list[socket.socket] = [self._listener]
-        port = self._listener.getsockname()[1]
-        self.url = psycopg.conninfo.make_conninfo(url, host="127.0.0.1", port=port)
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def freeze(self) -> None:
-        self._passing.clear()
-
-    def thaw(self) -> None:
-        self._passing.set()
-
-    def close(self) -> None:
-        self.thaw()
-        for each in self._sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        for each in self._sockets:
-            each.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near = self._listener.accept()[0]
-                far = self._server()
-                self._sockets += [near, far]
-                for pair in ((near, far), (far, near)):
-                    self._threads.append(threading.Thread(target=self._pass, args=pair))
-                    self._threads[-1].start()
-
-    def _server(self) -> socket.socket:
-        host, port = str(self._known["host"]), int(self._known.get("port") or 5432)
-        if not host.startswith("/"):
-            return socket.create_connection((host, port))
-        far = socket.socket(socket.AF_UNIX)
-        far.connect(f"{host}/.s.PGSQL.{port}")
-        return far
-
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                self._passing.wait()
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-
 def test_a_server_that_falls_silent_is_given_up_and_found_again(database_url: str):
     with migrated_store(database_url) as direct:
         direct.commit([commit_of(minutes(0, 3))])
-    proxy = FreezingProxy(database_url)
-    try:
-        with PostgresStore(proxy.url, statement_timeout=0.5, connect_timeout=2.0) as store:
-            assert len(stored(store, minutes(0, 3))) == 3
-            proxy.freeze()
-            started = time.monotonic()
-            with pytest.raises(StoreUnavailableError) as caught:
-                stored(store, minutes(0, 3))
-            assert caught.value.transient
-            assert time.monotonic() - started < 8
-            proxy.thaw()
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline:
-                with suppress(StoreUnavailableError):
-                    assert len(stored(store, minutes(0, 3))) == 3
-                    break
-            else:
-                pytest.fail("not found again")
-    finally:
-        proxy.close()
+    with (
+        FlakyProxy(database_url) as proxy,
+        PostgresStore(proxy.url, statement_timeout=0.5, connect_timeout=2.0) as store,
+    ):
+        assert len(stored(store, minutes(0, 3))) == 3
+        proxy.freeze()
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError) as caught:
+            stored(store, minutes(0, 3))
+        assert caught.value.transient
+        assert time.monotonic() - started < 8
+        proxy.thaw()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with suppress(StoreUnavailableError):
+                assert len(stored(store, minutes(0, 3))) == 3
+                break
+        else:
+            pytest.fail("not found again")
 
 
 def test_a_statement_that_takes_too_long_is_cut(database_url: str):
@@ -202,6 +146,7 @@ def test_a_pool_that_stays_busy_is_said(database_url: str):
         store.commit([commit_of(minutes(0, 3))], hold)
 
 
+@pytest.mark.exact("it takes a connection past the retry")
 def test_settings_do_not_leak_out_of_a_transaction(database_url: str):
     with migrated_store(database_url, pool_size=1) as store:
         store.commit([commit_of(minutes(0, 3))])

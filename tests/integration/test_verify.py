@@ -161,6 +161,7 @@ class _Halved:
 # ------------------------------------------------------------------------------------- samples
 
 
+@pytest.mark.exact("it counts the requests sent")
 def test_a_sample_is_whole_sessions_and_another_one_each_date(filled: Stack):
     def asked() -> list[str]:
         filled.forget_calls()

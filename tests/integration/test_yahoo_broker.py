@@ -13,10 +13,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from marketdata.brokers.yahoo import YahooBroker
 from marketdata.clock import Deadline, FixedClock
+from marketdata.corporate_actions import ActionKind, CorporateAction, splits_of
 from marketdata.errors import BrokerResponseError, DataUnavailableError
 from marketdata.protocols import BarsPage, BarsRequest
 from marketdata.spans import Span
@@ -217,7 +219,7 @@ def test_a_remembered_list_without_the_newest_split_is_asked_again(yahoo: Yahoo)
     yahoo.minutes = {"NVDA": [flat("2024-03-01 09:30", 20.6), flat("2024-03-07 09:30", 21.0)]}
     broker = yahoo.broker()
     span = Span(micros("2024-03-01 00:00"), micros("2024-03-12 00:00"))
-    assert broker.splits(["NVDA"], span, Deadline(5)) == {"NVDA": []}
+    assert broker.actions(["NVDA"], span, Deadline(5)) == {"NVDA": []}
     yahoo.splits = {"NVDA": {"2024-03-06": (4, 1)}}
     (page,) = walk(broker, "NVDA", Timeframe.MIN_15, "2024-03-01 04:00", "2024-03-08 20:00")
     assert page.bars["NVDA"].values[3].tolist() == [82.4, 21.0]
@@ -226,12 +228,12 @@ def test_a_remembered_list_without_the_newest_split_is_asked_again(yahoo: Yahoo)
 def test_splits_lie_within_the_span_asked(yahoo: Yahoo) -> None:
     yahoo.days = {"AAPL": [], "NVDA": []}
     yahoo.splits = {"NVDA": {"2024-03-06": (4, 1), "2024-02-01": (1, 10)}}
-    found = yahoo.broker().splits(
+    found = yahoo.broker().actions(
         ["AAPL", "NVDA", "NOSUCH"],
         Span(micros("2024-01-01 00:00"), micros("2024-03-06 00:00")),
         Deadline(5),
     )
-    assert found == {
+    assert {symbol: splits_of(actions) for symbol, actions in found.items()} == {
         "AAPL": [],
         "NVDA": [Split(micros("2024-02-01 00:00"), 1.0, 10.0)],
         "NOSUCH": [],
@@ -427,10 +429,71 @@ def test_recorded_days_from_a_split_on_come_bit_for_bit(yahoo: Yahoo) -> None:
     assert bars.timestamp[0] == micros("2020-08-31 00:00")
     assert bars.timestamp[-1] == micros("2020-11-06 00:00")  # the other side of the DST change
     assert (bars.values[3] == sent["close"]).all()
-    splits = broker.splits(
+    found = broker.actions(
         ["AAPL"], Span(micros("2020-08-31 00:00"), micros("2020-11-07 00:00")), Deadline(5)
     )
-    assert splits == {"AAPL": [Split(micros("2020-08-31 00:00"), 4.0, 1.0)]}
+    assert found == {
+        "AAPL": [
+            CorporateAction("AAPL", ActionKind.SPLIT, micros("2020-08-31 00:00"), new=4.0, old=1.0),
+            CorporateAction(
+                "AAPL", ActionKind.CASH_DIVIDEND, micros("2020-11-06 00:00"), cash=0.205
+            ),
+        ]
+    }
+
+
+@needs_shared_data
+@pytest.mark.parametrize(
+    ("symbol", "paid"),
+    [
+        (
+            "AAPL",  # 7:1 on 2014-06-09
+            {"2012-08-09": 2.65, "2012-11-07": 2.65, "2013-02-07": 2.65, "2013-05-09": 3.05,
+             "2014-05-08": 3.29, "2014-08-07": 0.47},
+        ),
+        ("KO", {"2012-03-13": 0.51, "2012-06-13": 0.51, "2012-09-12": 0.255}),  # 2:1 on 2012-08-13
+    ],
+)  # fmt: skip
+def test_recorded_dividends_come_as_they_were_declared(
+    yahoo: Yahoo, symbol: str, paid: dict[str, float]
+) -> None:
+    """Prices and dividends as Yahoo had them, divided by the split that came later."""
+    days = pd.read_csv(SHARED / "daily" / "actions4_2012-2014.csv.gz")
+    days = days[days["symbol"] == symbol]
+    labels = [str(t)[:10] for t in pd.to_datetime(days["timestamp"]).dt.tz_convert(NEW_YORK.key)]
+    columns = zip(*(days[c] for c in ("open", "high", "low", "close", "volume")), strict=True)
+    rows = [(f"{day} 09:30", *row) for day, row in zip(labels, columns, strict=True)]
+    splits = {d: (r, 1) for d, r in zip(labels, days["split"], strict=True) if r != 1}
+    body = json.loads(chart(symbol, "1d", rows, splits))
+    body["chart"]["result"][0]["events"]["dividends"] = {
+        str(seconds(f"{day} 09:30")): {"date": seconds(f"{day} 09:30"), "amount": amount}
+        for day, amount in zip(labels, days["dividend"], strict=True)
+        if amount
+    }
+    yahoo.server.answer = lambda asked: json.dumps(body).encode()
+    broker = yahoo.broker(datetime(2014, 12, 31, 20, 0, tzinfo=NEW_YORK))
+    span = Span(micros("2012-01-03 00:00"), micros("2015-01-01 00:00"))
+    found = broker.actions([symbol], span, Deadline(5))[symbol]
+    declared = {a.ex_date: a.cash for a in found if a.kind is ActionKind.CASH_DIVIDEND}
+    assert len(declared) >= 9
+    for day, amount in paid.items():
+        # As exact as five decimals of a seventh are.
+        assert declared[micros(f"{day} 00:00")] == pytest.approx(amount, abs=4e-5), day
+
+
+def test_what_was_paid_before_a_split_in_doubt_is_not_told(yahoo: Yahoo) -> None:
+    """The split is named, the prices are not divided yet: nobody knows about the dividends."""
+    rows = [flat("2024-03-07 09:30", 800.0), flat("2024-03-08 09:30", 80.0)]
+    body = json.loads(chart("NVDA", "1d", rows, {"2024-03-08": (10, 1)}))
+    result = body["chart"]["result"][0]
+    broker = yahoo.broker()
+    span = Span(micros("2024-03-01 00:00"), micros("2024-03-12 00:00"))
+    yahoo.server.answer = lambda asked: json.dumps(body).encode()
+    assert [a.kind for a in broker.actions(["NVDA"], span, Deadline(5))["NVDA"]] == ["split"]
+    at = seconds("2024-03-05 09:30")
+    result["events"]["dividends"] = {str(at): {"date": at, "amount": 0.4}}
+    with pytest.raises(DataUnavailableError, match="not adjusted for it"):
+        broker.actions(["NVDA"], span, Deadline(5))
 
 
 @needs_shared_data

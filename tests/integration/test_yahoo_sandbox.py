@@ -12,6 +12,7 @@ from marketdata.brokers.alpaca import AlpacaBroker
 from marketdata.brokers.yahoo import YahooBroker
 from marketdata.calendars import calendar_for
 from marketdata.clock import Deadline, FixedClock
+from marketdata.corporate_actions import ActionKind
 from marketdata.protocols import BarsRequest, Broker
 from marketdata.quality import gate
 from marketdata.resample import resample
@@ -88,15 +89,23 @@ def test_raw_days_are_the_same_from_both(
     np.testing.assert_allclose(ours.values[VOLUME], theirs.values[VOLUME], rtol=0, atol=8.0)
 
 
-def test_splits_are_the_same_from_both(yahoo: YahooBroker, alpaca: AlpacaBroker) -> None:
+def test_actions_are_the_same_from_both(yahoo: YahooBroker, alpaca: AlpacaBroker) -> None:
     symbols = ["AAPL", "NVDA", "TSLA", "MSFT"]
     span = Span(micros("2019-01-02 00:00"), micros("2024-07-10 00:00"))
-    ours = yahoo.splits(symbols, span, Deadline(20))
-    theirs = alpaca.splits(symbols, span, Deadline(20))
-    assert any(ours.values())
-    assert {s: [(x.ex_date, x.ratio) for x in v] for s, v in ours.items()} == {
-        s: [(x.ex_date, x.ratio) for x in v] for s, v in theirs.items()
+    ours = yahoo.actions(symbols, span, Deadline(20))
+    theirs = alpaca.actions(symbols, span, Deadline(20))
+    assert {a.kind for actions in ours.values() for a in actions} == {
+        ActionKind.SPLIT,
+        ActionKind.CASH_DIVIDEND,
     }
+    for symbol in symbols:
+        mine, others = ours[symbol], theirs[symbol]
+        assert [(a.kind, a.ex_date, a.new) for a in mine] == [
+            (a.kind, a.ex_date, a.new) for a in others
+        ]
+        # Yahoo states what was paid on today's share basis, to six decimals.
+        paid = [(a.cash or 0.0, b.cash or 0.0) for a, b in zip(mine, others, strict=True)]
+        np.testing.assert_allclose(*np.array(paid).T, rtol=0, atol=2e-5)
 
 
 def test_minutes_are_the_same_from_both_across_several_requests(

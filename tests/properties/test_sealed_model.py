@@ -1,5 +1,5 @@
 """Whatever is committed, corrected, withdrawn, sealed, unsealed and dropped, in any order: what is read
-is what a dictionary would hold.
+is what a dictionary would hold, and what was known earlier is what it held then.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from marketdata.bar_history import as_of
 from marketdata.calendars import EXCHANGE, calendar_for
 from marketdata.protocols import Commit, ReadRequest
 from marketdata.spans import Span
@@ -39,6 +40,10 @@ class Entry:
     revision: int
     values: tuple[float, ...] | None
     """None where withdrawn."""
+
+
+Past = list[tuple[int, tuple[float, ...] | None]]
+"""Revisions and values of one bar, ascending; None where an answer was without it."""
 
 
 def label(hour: int) -> int:
@@ -79,6 +84,8 @@ class Machine(RuleBasedStateMachine):
         self.retention = Retention(store.database)
         self.key = SeriesKey("alpaca", "sip", f"M{next(NUMBERS)}", Timeframe.HOUR_1)
         self.entries: dict[int, Entry] = {}
+        self.past: dict[int, Past] = {}
+        self.steps = 0
         self.covered: set[int] = set()
         self.settled: set[int] = set()
         self.final: set[int] = set()
@@ -134,9 +141,9 @@ class Machine(RuleBasedStateMachine):
         held = {hour: self.stage_at(hour) for hour in range(start, end)}
         revision = revision_of(int(stage), observed)
         for hour in hours:
-            self.observe(hour, Entry(revision, values_of(version)), held[hour], covers)
+            self.note(hour, Entry(revision, values_of(version)), held[hour], covers)
         for hour in set(withdrawn) - set(hours):
-            self.observe(hour, Entry(revision, None), held[hour], covers)
+            self.note(hour, Entry(revision, None), held[hour], covers)
         if covers:
             self.covered.update(held)
             if stage >= Stage.REVISED:
@@ -154,6 +161,18 @@ class Machine(RuleBasedStateMachine):
             if self.live(hour):
                 entry = self.entries[hour]
                 entry.revision = max(entry.revision, revision_of(int(Stage.FINAL), 0))
+
+    def note(self, hour: int, new: Entry, held: int, noted: bool) -> None:
+        """Observe, and remember what changed. Where an answer covered the hour and had no bar, that
+        is what was known before."""
+        before = self.entries.get(hour)
+        self.observe(hour, new, held, noted)
+        if before is None:
+            nothing = hour in self.covered and new.values is not None
+            self.past[hour] = [(0, None)] if nothing else []
+        elif repr(self.entries[hour].values) == repr(before.values):
+            return
+        self.past[hour].append((new.revision, new.values))
 
     def observe(self, hour: int, new: Entry, held: int, noted: bool) -> None:
         old = self.entries.get(hour)
@@ -188,13 +207,40 @@ class Machine(RuleBasedStateMachine):
         old = [hour for hour in self.entries if label(hour) < before]
         assert dropped == sum(self.entries[hour].values is not None for hour in old)
         for hour in old:
-            del self.entries[hour]
+            del self.entries[hour], self.past[hour]
         for spans in (self.covered, self.settled, self.final):
             spans -= {hour for hour in HOURS if label(hour) < before}
 
     @rule(start=st.integers(0, HOURS.stop - 1), length=st.integers(0, 200))
     def read(self, start: int, length: int) -> None:
         self.check(start, min(start + length, HOURS.stop))
+
+    @rule(
+        start=st.integers(0, HOURS.stop - 1) | st.just(0),
+        length=st.integers(0, 200) | st.just(HOURS.stop),
+        minute=st.integers(-1, 6),
+    )
+    def look_back(self, start: int, length: int, minute: int) -> None:
+        self.check_past(start, min(start + length, HOURS.stop), minute)
+
+    # -------------------------------------------------------------------------- what holds
+
+    def check_past(self, start: int, end: int, minute: int) -> None:
+        moment = OBSERVED + minute * HOUR
+        request = ReadRequest(self.key, Span(label(start), label(end)))
+        found = self.store.read([request])[self.key][1]
+        trail = self.store.trail([request], moment)[self.key]
+        expected = {}
+        for hour, past in self.past.items():
+            seen = [values for revision, values in past if revision % 10**13 * 1000 <= moment]
+            values = seen[-1] if seen else past[0][1]
+            if values is not None and start <= hour < end:
+                expected[hour] = values
+        hours = sorted(expected)
+        columns = np.array([expected[hour] for hour in hours]).T if hours else np.empty((7, 0))
+        known = Bars(np.array([label(hour) for hour in hours], np.int64), columns)
+        assert_same_bars(as_of(found, trail.entries, moment), known)
+        assert trail.untrailed_until is None
 
     # -------------------------------------------------------------------------- what holds
 
@@ -209,6 +255,11 @@ class Machine(RuleBasedStateMachine):
     def live(self, hour: int) -> bool:
         entry = self.entries.get(hour)
         return entry is not None and entry.values is not None
+
+    @invariant()
+    def the_past_stays_what_it_was(self) -> None:
+        self.steps += 1
+        self.check_past(0, HOURS.stop, self.steps * 5 % 8 - 1)
 
     @invariant()
     def reads_and_counts_agree(self) -> None:

@@ -20,6 +20,7 @@ from marketdata.errors import (
     RateLimitError,
     StoreUnavailableError,
 )
+from marketdata.protocols import Priority
 
 
 class Hands:
@@ -44,9 +45,12 @@ class Ledger:
         self.hands, self.grants, self.every = hands, grants, every
         self.asked: list[tuple[str, int]] = []
         self.paused: list[float] = []
+        self.limits: list[tuple[int, int | None]] = []
         self.next = hands.now
 
-    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
+    def take(
+        self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+    ) -> float:
         self.asked.append((credential, limit_per_minute))
         if self.grants:
             self.grants -= 1
@@ -55,6 +59,9 @@ class Ledger:
             return self.next - self.hands.now
         self.next = self.hands.now + self.every
         return 0.0
+
+    def told(self, credential: str, limit_per_minute: int, left: int | None) -> None:
+        self.limits.append((limit_per_minute, left))
 
     def pause(self, credential: str, seconds: float) -> None:
         self.paused.append(seconds)
@@ -238,7 +245,9 @@ def _fork(action: Callable[[], object]) -> int:
 
 def test_a_budget_that_cannot_be_asked_raises_at_once(hands: Hands) -> None:
     class Down(Ledger):
-        def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
+        def take(
+            self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+        ) -> float:
             raise StoreUnavailableError("no connection")
 
     calls = caller(hands, Down(hands, 0, 0))
@@ -311,7 +320,8 @@ def test_an_absurd_pause_is_capped(hands: Hands) -> None:
 def test_the_limit_the_broker_states_is_used(hands: Hands) -> None:
     ledger = Ledger(hands, grants=9, every=0)
     calls = caller(hands, ledger)
-    calls.gate.learn(10_000)
+    calls.gate.learn(10_000, 9_990)
     calls.gate.learn(0)
     calls.call(script("done"), LONG)
     assert ledger.asked == [("digest", 10_000)]
+    assert ledger.limits == [(10_000, 9_990)]

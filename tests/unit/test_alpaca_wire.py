@@ -1,4 +1,4 @@
-"""Alpaca's wire format: bars, times, latest data, splits, statuses."""
+"""Alpaca's wire format: bars, times, latest data, statuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import pickle
 import random
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,8 @@ from marketdata.brokers.alpaca_wire import (
     error_of_status,
     is_recent_refusal,
     may_be_a_symbol,
-    one_a_day,
     parse_bars,
     parse_latest,
-    parse_split,
     parse_times,
     refused_by,
     retry_after,
@@ -34,7 +32,7 @@ from marketdata.errors import (
     RateLimitError,
 )
 from marketdata.quality import NO_TIMESTAMP
-from marketdata.types import COLUMNS, TRADE_COUNT, VOLUME, VWAP, Split
+from marketdata.types import COLUMNS, TRADE_COUNT, VOLUME, VWAP
 from tests.shared_data import SHARED, needs_shared_data
 
 BAR = {"t": "2022-01-03T09:00:00Z", "o": 178.26, "h": 178.34, "l": 177.76, "c": 178.08,
@@ -184,35 +182,6 @@ def test_a_snapshot_may_lack_parts_and_an_unknown_one_is_absent() -> None:
     assert snapshot["minute_bar"]["close"] == 178.08
     assert parse_latest("snapshot", None) is None
     assert parse_latest("bar", {}) is None
-
-
-# --------------------------------------------------------------------------------------- splits
-
-
-def midnight(day: date) -> int:
-    return to_micros(datetime(day.year, day.month, day.day, tzinfo=UTC))
-
-
-def test_a_split_keeps_its_rates_and_ex_date() -> None:
-    raw = {"ex_date": "2023-08-24", "new_rate": 1, "old_rate": 50, "symbol": "MNTS"}
-    assert parse_split(raw, midnight) == ("MNTS", Split(midnight(date(2023, 8, 24)), 1.0, 50.0))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"ex_date": None}, {"new_rate": 0}, {"old_rate": None}, {"new_rate": "2"}, {"symbol": None}],
-)
-def test_an_impossible_split_is_an_error_not_an_omission(change: dict[str, object]) -> None:
-    raw = {"ex_date": "2023-08-24", "new_rate": 1, "old_rate": 50, "symbol": "MNTS", **change}
-    with pytest.raises(BrokerResponseError):
-        parse_split(raw, midnight)
-
-
-def test_splits_of_one_day_are_one() -> None:
-    assert one_a_day([Split(5, 100, 1), Split(3, 2, 1), Split(5, 1, 100)]) == [
-        Split(3, 2, 1),
-        Split(5, 100, 100),
-    ]
 
 
 # --------------------------------------------------------------------------------------- errors

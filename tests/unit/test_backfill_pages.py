@@ -11,7 +11,7 @@ from marketdata.backfill_pages import PagesAhead, WhileWanted
 from marketdata.brokers.resilience import RequestGate
 from marketdata.clock import Deadline
 from marketdata.errors import BrokerUnavailableError
-from marketdata.protocols import BarsPage
+from marketdata.protocols import BarsPage, Priority
 
 
 def page(name: str) -> BarsPage:
@@ -128,15 +128,16 @@ def test_a_deadline_that_lasts_while_somebody_waits():
     assert (deadline.expired, deadline.cap(10)) == (True, 0)
 
 
-# --------------------------------------------------------------------------------- the reserve
+# -------------------------------------------------------------------------------- the allowance
 
 
 @pytest.mark.parametrize(
-    ("limit", "share", "reserve"),
-    [(200, 0.25, 50), (10_000, 0.25, 2500), (60, 0.25, 20), (30, 0.25, 15), (200, 0.0, 0)],
+    ("limit", "allowance"), [(200, 190), (10_000, 9_500), (60, 57), (30, 28), (3, 2), (1, 1)]
 )
-def test_a_quarter_is_left_twenty_at_least_and_half_at_most(limit, share, reserve):
-    assert RequestGate("digest", limit, None, reserve=share).reserve == reserve
+def test_background_work_leaves_a_twentieth_two_at_least_and_half_at_most(limit, allowance):
+    assert RequestGate("digest", limit, None, priority=Priority.BACKFILL).allowance == allowance
+    assert RequestGate("digest", limit, None, priority=Priority.VERIFY).allowance == allowance
+    assert RequestGate("digest", limit, None).allowance == limit
 
 
 class Budget:
@@ -144,12 +145,17 @@ class Budget:
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals
-        self.asked: list[tuple[str, int, int]] = []
+        self.asked: list[tuple[str, int, Priority]] = []
 
-    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
-        self.asked.append((credential, limit_per_minute, reserve))
+    def take(
+        self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+    ) -> float:
+        self.asked.append((credential, limit_per_minute, priority))
         self.refusals -= 1
         return 45.0 if self.refusals >= 0 else 0.0
+
+    def told(self, credential: str, limit_per_minute: int, left: int | None) -> None:
+        """It grants what it grants."""
 
     def pause(self, credential: str, seconds: float) -> None:
         raise AssertionError("nobody pauses")
@@ -157,15 +163,13 @@ class Budget:
 
 def test_background_work_looks_often_whether_to_go_on():
     budget, naps = Budget(refusals=3), []  # type: ignore[var-annotated]
-    gate = RequestGate("digest", 200, budget, reserve=0.25, sleep=naps.append)
+    gate = RequestGate("digest", 200, budget, priority=Priority.BACKFILL, sleep=naps.append)
     gate.acquire(Deadline(None))
-    assert budget.asked == [("digest", 200, 50)] * 4
+    assert budget.asked == [("digest", 200, Priority.BACKFILL)] * 4
     assert naps == [2.0] * 3
 
 
-def test_the_reserve_follows_the_limit_that_the_broker_states():
-    budget = Budget(refusals=0)
-    gate = RequestGate("digest", 200, budget, reserve=0.25)
-    gate.learn(10_000)
-    gate.acquire(Deadline(None))
-    assert budget.asked == [("digest", 10_000, 2_500)]
+def test_others_sleep_until_it_is_their_turn():
+    budget, naps = Budget(refusals=1), []  # type: ignore[var-annotated]
+    RequestGate("digest", 200, budget, sleep=naps.append).acquire(Deadline(None))
+    assert 45 <= naps[0] <= 45.1

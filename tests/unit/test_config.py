@@ -132,6 +132,10 @@ def test_every_unusable_value_is_named_with_place_and_remedy(monkeypatch):
         ("clock", "2024-03-08T14:30:00"),
         ("feed", "s i p"),
         ("adjustment", "splits"),
+        ("actions_at", "6:15"),
+        ("actions_at", "06:15,24:00"),
+        ("actions_at", "06:15,never"),
+        ("actions_at", []),
         ("log", "loud"),
     ],
 )
@@ -259,3 +263,22 @@ def test_foreign_servers_are_their_own_provider(url, default, provider):
 def test_url_without_secret_is_shown_whole():
     url = "postgresql://reader@db.example.com:5432/prices?sslmode=require"
     assert masked_url(url) == url
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("all", None),
+        ("NONE", frozenset()),
+        ("aapl, brk-b MSFT", frozenset({"AAPL", "BRK.B", "MSFT"})),
+        (["AAPL"], frozenset({"AAPL"})),
+    ],
+)
+def test_the_trail_is_kept_for_all_none_or_some_symbols(written: object, kept: object):
+    assert Settings.load(trail=written).trailed == kept
+
+
+@pytest.mark.parametrize("written", ["AAPL ^GSPC", 5, "1e9"])
+def test_a_trail_of_what_is_no_symbol_is_refused(written: object):
+    with pytest.raises(ConfigurationError, match="all, none, or the symbols"):
+        Settings.load(trail=written)

@@ -8,12 +8,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from marketdata.calendars import EXCHANGE, calendar_for
+from marketdata.cli.status import facts_of
 from marketdata.clock import to_micros
 from marketdata.config import Settings
 from marketdata.errors import ConfigurationError
@@ -21,6 +23,7 @@ from marketdata.findings import Level, described, findings
 from marketdata.health import HealthServer, State
 from marketdata.jobs import Ended
 from marketdata.metrics import CONTENT_TYPE, Metrics
+from marketdata.protocols import Priority
 from marketdata.schedule import Tick, Timetable
 from marketdata.types import DAY, HOUR, MINUTE, SECOND, Timeframe
 from marketdata.wellbeing import Vitals, assess, timetable
@@ -137,7 +140,8 @@ def test_a_store_without_a_daemon():
         ({"torn": 3, "gaps": 4}, {"gaps": Level.WARNING}),
         ({"passed_over": {("cycle", "skipped"): 7}}, {"skipped": Level.WARNING}),
         ({"passed_over": {("cycle", "missed"): 1}}, {"skipped": Level.OK}),
-        ({"requests_used": 190}, {"budget": Level.WARNING}),
+        ({"requests_used": 190}, {}),  # a backfill leaves as many by itself
+        ({"requests_used": 195}, {"budget": Level.WARNING}),
         ({"requests_paused": True}, {"budget": Level.WARNING}),
         ({"wanted": {Timeframe.MIN_1: {None: 1, OPEN: 99}}}, {"stale": Level.WARNING}),
         ({"wanted": {Timeframe.MIN_1: {None: 20, OPEN: 80}}}, {"stale": Level.CRITICAL}),
@@ -209,7 +213,28 @@ def test_vitals_are_json():
     told = json.loads(json.dumps(described(vitals(torn=1, gaps=2))))
     assert told["findings"][0]["subject"] == "gaps"
     assert told["requests_left"] == 180
+    assert told["budgets"][0]["used_by"]["live"] == 8
+    assert told["budgets"][0]["left_for"]["verify"] == 0
+    assert told["budgets"][0]["waiting"] == ["backfill"]
     assert told["jobs"]["cycle"]["last_success"] == (REAL + timedelta(seconds=2)).isoformat()
+
+
+def test_status_tells_how_the_budget_stands():
+    found = vitals()
+    assert facts_of(found)["budget"] == (
+        "20 of 200 requests used in the last minute (live 8, backfill 12); 180 left, 18 of them "
+        "kept from background work; waiting: backfill"
+    )
+    (budget,) = found.figures.budgets
+    spent = replace(budget, credential="4567ef", used=200, paused=7.2, waiting=(Priority.READ,))
+    told = facts_of(vitals(budgets=(budget, spent)))
+    assert told["budget 4567ef"] == (
+        "200 of 200 requests used in the last minute (live 8, backfill 12, assumed 180); 0 left, "
+        "18 of them kept from background work; waiting: reads; the broker refuses everything for 7 s"
+    )
+    assert "budget" not in facts_of(vitals(budgets=()))
+    idle = replace(budget, used=0, waiting=(), by_priority=dict.fromkeys(Priority, 0))
+    assert facts_of(vitals(budgets=(idle,)))["budget"].startswith("0 of 200 requests used")
 
 
 def test_settings_make_the_timetable():
@@ -275,6 +300,12 @@ def test_what_was_seen_is_told_and_kept_while_a_server_is_down(exposed: Exposed)
     assert exposed['reads_total{tier="redis"}'] == 90
     assert exposed['bars_rejected_total{reason="off_grid"}'] == 1
     assert exposed["rate_budget_left"] == 180
+    assert exposed['rate_budget_used{priority="backfill"}'] == 12
+    assert exposed['rate_budget_available{priority="read"}'] == 180
+    assert exposed['rate_budget_available{priority="backfill"}'] == 162
+    assert exposed['rate_budget_available{priority="verify"}'] == 0
+    assert exposed['rate_budget_waiting{priority="backfill"}'] == 1
+    assert exposed["rate_budget_paused_seconds"] == 0
     assert exposed['bars_stored{form="sealed"}'] == 20_000
     assert exposed["market_open"] == 1
     assert exposed["calendar_horizon_days"] > 300

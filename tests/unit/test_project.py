@@ -174,7 +174,9 @@ def test_every_layer_file_is_placed():
     assert named <= present
 
 
-@pytest.mark.parametrize("name", ["demo", "test", "bench", "check", "format", "clean", "help"])
+@pytest.mark.parametrize(
+    "name", ["demo", "test", "test-faults", "bench", "check", "format", "clean", "help"]
+)
 def test_make_knows_its_targets(name):
     text = (ROOT / "Makefile").read_text("utf-8")
     assert re.search(rf"^{name}:.*## ", text, re.M)

@@ -17,6 +17,7 @@ from marketdata.schedule import (
     NIGHT,
     Tick,
     Timetable,
+    actions_due,
     last_fire,
     last_mark,
     next_fire,
@@ -128,6 +129,26 @@ def test_subscriptions_are_reconciled_every_five_minutes_of_a_short_or_long_day(
     assert {b - a for a, b in pairwise(found)} == {5 * MINUTE}
 
 
+def test_corporate_actions_are_asked_for_at_their_times_every_date(calendar: TradingCalendar):
+    start, end = at("2024-03-08 00:00"), at("2024-03-12 00:00")  # over a change of clocks
+    found = [clock(m) for m in fires(Tick.ACTIONS, calendar, start, end)]
+    assert found == [f"{d} {t}:00" for d in ("Fri", "Sat", "Sun", "Mon") for t in TABLE.actions_at]
+    morning, evening = at("2024-03-08 06:15"), at("2024-03-08 18:15")
+    assert last_fire(Tick.ACTIONS, TABLE, calendar, evening - 1) == morning
+    assert actions_due(TABLE, calendar, morning - 1) is None
+    assert actions_due(TABLE, calendar, morning) == "2024-03-08 06:15"
+    assert actions_due(TABLE, calendar, morning + NIGHT) == "2024-03-08 06:15"
+    assert actions_due(TABLE, calendar, morning + NIGHT + 1) is None
+    assert actions_due(TABLE, calendar, evening + HOUR) == "2024-03-08 18:15"
+
+
+def test_corporate_actions_may_never_be_asked_for(calendar: TradingCalendar):
+    never = Timetable(actions_at=())
+    now = at("2024-03-08 06:15")
+    assert next_fire(Tick.ACTIONS, never, calendar, now) == calendar.horizon
+    assert actions_due(never, calendar, now) is None
+
+
 # ----------------------------------------------------------------------------- nights and clocks
 
 
@@ -232,4 +253,7 @@ def test_a_closed_market_costs_nothing_but_what_is_due(moment: int):
             (calendar.session_span(i, "regular").end, calendar.session_span(i, "extended").end)
             for i in (at_session - 1, at_session)
         ]
-        assert mark in {close + 18 * HOUR for close, _ in ends} | {e + HOUR for _, e in ends}
+        mornings = {
+            calendar.session_span(i, "daily").start + 34 * HOUR for i in (at_session - 1, at_session)
+        }
+        assert mark in mornings | {e + HOUR for _, e in ends}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from marketdata.brokers.offline import OfflineBroker
 from marketdata.calendars import calendar_for
 from marketdata.clock import parse_clock
-from marketdata.config import VARIABLES, Settings
+from marketdata.config import ALONE, BROKERS, VARIABLES, Settings
 from marketdata.errors import ConfigurationError
 from marketdata.sources import (
     KINDS,
@@ -19,6 +19,7 @@ from marketdata.sources import (
     Surroundings,
     check_keys,
     choose_source,
+    choose_sources,
     kind_named,
     make_broker,
 )
@@ -41,8 +42,10 @@ def surroundings(settings: Settings, source: Source) -> Surroundings:
 
 
 def test_every_choice_of_the_settings_is_a_row() -> None:
-    choices = get_args(Settings.model_fields["broker"].annotation)
-    assert set(choices) == {*KINDS, "auto", NOBODY}
+    assert set(BROKERS) == set(KINDS)
+    assert {"auto", NOBODY} == ALONE
+    for name in (*KINDS, *ALONE):
+        assert Settings.load(broker=name).brokers == (name,)
 
 
 def test_every_row_names_settings_that_exist() -> None:
@@ -100,6 +103,66 @@ def test_the_choice(
 ) -> None:
     source = choose_source(Settings.load(**given), held)
     assert (source.kind, source.provider, source.feed) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "held", "expected"),
+    [
+        (
+            {**KEYS, "broker": "alpaca,yahoo"},
+            None,
+            [("alpaca", "alpaca", "sip"), ("yahoo", "yahoo", "yahoo")],
+        ),
+        (
+            {**KEYS, "broker": ["yahoo", "alpaca"]},
+            None,
+            [("yahoo", "yahoo", "yahoo"), ("alpaca", "alpaca", "sip")],
+        ),
+        (
+            {**KEYS, "broker": " Alpaca , YAHOO", "feed": "iex"},
+            ("yahoo", "yahoo"),
+            [("alpaca", "alpaca", "iex"), ("yahoo", "yahoo", "yahoo")],
+        ),
+        (  # one server that speaks as both
+            {**KEYS, "broker": "alpaca,yahoo", "alpaca_url": FOREIGN, "yahoo_url": FOREIGN},
+            ("prices.example.com:8080", "sip"),
+            [
+                ("alpaca", "prices.example.com:8080", "sip"),
+                ("yahoo", "prices.example.com:8080", "yahoo"),
+            ],
+        ),
+        (
+            {**KEYS, "broker": "alpaca", "alpaca_url": FOREIGN},
+            ("prices.example.com:8080", "yahoo"),
+            [("alpaca", "prices.example.com:8080", "sip")],
+        ),
+    ],
+)
+def test_the_choice_of_several(
+    given: dict[str, Any], held: tuple[str, str] | None, expected: list[tuple[str, str, str]]
+) -> None:
+    found = choose_sources(Settings.load(**given), held)
+    assert [(source.kind, source.provider, source.feed) for source in found] == expected
+
+
+def test_several_without_keys_name_the_one_that_lacks_them() -> None:
+    with pytest.raises(ConfigurationError, match="the broker alpaca needs keys"):
+        check_keys(Settings.load(broker="yahoo,alpaca"))
+
+
+def test_simulated_prices_are_never_completed_with_real_ones() -> None:
+    for broker in ("sandbox,yahoo", "yahoo,sandbox"):
+        with pytest.raises(ConfigurationError, match="never completed with real ones"):
+            choose_sources(Settings.load(broker=broker), None)
+    choose_sources(Settings.load(broker="sandbox,yahoo", yahoo_url=FOREIGN), None)
+
+
+def test_two_brokers_under_one_key_are_refused() -> None:
+    settings = Settings.load(
+        **KEYS, broker="alpaca,yahoo", alpaca_url=FOREIGN, yahoo_url=FOREIGN, feed="yahoo"
+    )
+    with pytest.raises(ConfigurationError, match="two brokers of the chain"):
+        choose_sources(settings, None)
 
 
 def test_a_named_broker_without_its_keys_is_refused() -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from marketdata.brokers.yahoo_chart import SymbolNotFoundError, read_chart, read_splits
+from marketdata.brokers.yahoo_chart import (
+    Payment,
+    SymbolNotFoundError,
+    read_chart,
+    read_payments,
+    read_splits,
+)
 from marketdata.brokers.yahoo_errors import Refusal
 from marketdata.brokers.yahoo_session import Reply
 from marketdata.calendars import calendar_for
@@ -231,3 +237,43 @@ def test_a_split_named_twice_counts_once() -> None:
 def test_splits_that_make_no_sense_make_raw_prices_unavailable(events: list[Any]) -> None:
     with pytest.raises(DataUnavailableError, match="split"):
         splits_of(*events)
+
+
+# ------------------------------------------------------------------------------------- payments
+
+
+def paid(day: str, amount: Any) -> dict[str, Any]:
+    return {"date": seconds(f"{day} 09:30"), "amount": amount}
+
+
+def payments_of(**kinds: list[dict[str, Any]]) -> list[Payment]:
+    keyed = {kind: {str(e["date"]): e for e in events} for kind, events in kinds.items()}
+    return list(read_payments({"events": keyed}, CALENDAR))
+
+
+def test_dividends_and_capital_gains_are_labelled_by_exchange_midnight() -> None:
+    found = payments_of(
+        dividends=[paid("2023-12-20", 0.4), paid("2023-03-15", 0.123456789)],
+        capitalGains=[paid("2023-12-20", 2.25)],
+    )
+    assert found == [
+        Payment(micros("2023-03-15 00:00"), 0.123456789),
+        Payment(micros("2023-12-20 00:00"), 0.4),
+        Payment(micros("2023-12-20 00:00"), 2.25, gain=True),
+    ]
+    assert payments_of() == []
+    assert payments_of(dividends=[paid("2023-12-20", 0.0)]) == []
+
+
+@pytest.mark.parametrize("amount", [None, "?", float("nan"), float("inf"), -0.1])
+def test_a_payment_that_makes_no_sense_costs_the_payments_and_not_the_bars(amount: Any) -> None:
+    with pytest.raises(DataUnavailableError, match="payment"):
+        payments_of(dividends=[paid("2023-12-20", amount)])
+    body = json.loads(minute_chart(*MINUTES))
+    events = {"dividends": {"1": paid("2024-03-08", amount)}}
+    body["chart"]["result"][0]["events"] = events
+    reply = Reply(frame(*MINUTES), None, json.dumps(body).encode(), None)
+    found = read_chart(reply, "BRK.B", Timeframe.MIN_1, DAY_SPAN, calendar=CALENDAR, now_us=NOW)
+    assert len(found.bars) == 2
+    assert found.payments == ()
+    assert isinstance(found.doubt, DataUnavailableError)

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from marketdata.brokers.yahoo_splits import SplitBook, SplitList, doubt_applied, to_raw
+from marketdata.brokers.yahoo_chart import Payment
+from marketdata.brokers.yahoo_splits import (
+    SplitBook,
+    SplitList,
+    actions_of,
+    doubt_applied,
+    to_raw,
+)
 from marketdata.clock import Deadline
 from marketdata.errors import DataUnavailableError
 from marketdata.types import DAY, Bars, Split
@@ -131,3 +138,29 @@ def test_the_book_does_not_remember_a_doubt() -> None:
     source.doubt = None
     assert source.since(EX) == (FOUR,)
     assert len(source.asked) == 2
+
+
+# ------------------------------------------------------------------------------------- payments
+
+
+def test_a_payment_is_multiplied_by_the_splits_after_its_day() -> None:
+    later = Split(EX + 900 * DAY, 1.0, 10.0)
+    found = actions_of(
+        "AAPL",
+        [FOUR, later],
+        [
+            Payment(EX - DAY, 0.205),
+            Payment(EX, 0.205),  # of a split's own day: declared on the basis that it leaves
+            Payment(EX + DAY, 0.205, gain=True),
+            Payment(EX + 901 * DAY, 0.205),
+        ],
+    )
+    paid = [(a.ex_date, a.cash, a.special) for a in found if a.cash is not None]
+    assert paid == [
+        (EX - DAY, 0.205 * 0.4, False),
+        (EX, 0.205 * 0.1, False),
+        (EX + DAY, 0.205 * 0.1, True),
+        (EX + 901 * DAY, 0.205, False),
+    ]
+    assert [(a.new, a.old) for a in found if a.cash is None] == [(4.0, 1.0), (1.0, 10.0)]
+    assert [a.ex_date for a in found] == sorted(a.ex_date for a in found)

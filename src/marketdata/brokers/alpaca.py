@@ -3,7 +3,7 @@
 Pages are asked one by one, because alpaca-py's own loop throws the finished ones away on an error.
 Only 1min and 1day are fetched; everything coarser is derived.
 
-``alpaca_wire`` reads answers, ``alpaca_walk`` knows what a page proves, ``alpaca_client`` sends.
+``alpaca_wire`` and ``alpaca_actions`` read answers, ``alpaca_walk`` knows what a page proves, ``alpaca_client`` sends.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from marketdata.brokers.alpaca_actions import parse_actions, unreadable_error
 from marketdata.brokers.alpaca_client import Endpoint, Keys
 from marketdata.brokers.alpaca_narrowing import Narrowing, blames_the_request, in_batches
 from marketdata.brokers.alpaca_walk import PAGE_ROWS, TIMEFRAMES, PageWalk
 from marketdata.brokers.alpaca_wire import (
     KEYS_CURE,
     LATEST_PATHS,
-    SPLIT_TYPES,
     is_recent_refusal,
-    one_a_day,
+    parse_asset,
     parse_latest,
-    parse_split,
 )
+from marketdata.brokers.clock_watch import ClockWatch
 from marketdata.brokers.resilience import Caller, CircuitBreaker, RequestGate
 from marketdata.brokers.transport import Transport
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, Deadline, from_micros
+from marketdata.corporate_actions import CorporateAction, names_of
 from marketdata.errors import (
     AuthenticationError,
     BrokerResponseError,
@@ -40,15 +41,17 @@ from marketdata.errors import (
     MarketDataError,
 )
 from marketdata.protocols import (
+    Asset,
     BarsPage,
     BarsRequest,
     BaseTimeframe,
     Capabilities,
+    Priority,
     RateBudget,
     SymbolVerdict,
 )
 from marketdata.spans import Span
-from marketdata.types import MINUTE, SECOND, Split, Timeframe
+from marketdata.types import DAY, MINUTE, SECOND, Timeframe
 
 DATA_URL: Final = "https://data.alpaca.markets"
 TRADING_URL: Final = "https://paper-api.alpaca.markets"
@@ -62,11 +65,12 @@ _RECENT_REFUSED: Final = 16 * MINUTE
 _DAILY_SETTLE: Final = 20 * MINUTE
 _FIRST_OF_2016: Final = 1_451_624_400 * SECOND  # New York midnight
 _FIRST_OF_1980: Final = 315_550_800 * SECOND
-_PROCESSED_BEFORE: Final = timedelta(days=30)
-_PROCESSED_AFTER: Final = timedelta(days=60)
+_PROCESSED_BEFORE: Final = timedelta(days=60)
+_PROCESSED_AFTER: Final = timedelta(days=370)
 _ASSET_UNKNOWN: Final = re.compile(r"(?<![/\w])(asset|symbol)\b[^/]*\bnot found\b", re.IGNORECASE)
 """What Alpaca says of an unknown symbol; a 404 that only echoes the path says something else."""
 _ASSETS_KEPT: Final = 3600.0
+_FAR_AHEAD: Final = 400 * DAY
 
 _BASES: Final = {
     timeframe: (BaseTimeframe(Timeframe.MIN_1 if timeframe.intraday else Timeframe.DAY_1, None),)
@@ -75,7 +79,7 @@ _BASES: Final = {
 
 
 class AlpacaBroker:
-    """Bars, splits, latest data and assets from Alpaca, or from whatever speaks like it.
+    """Bars, corporate actions, latest data and assets from Alpaca, or from whatever speaks like it.
 
     Safe for many threads at once, and after a fork.
 
@@ -95,8 +99,8 @@ class AlpacaBroker:
         Shared by every process with the same key; None counts nothing.
     rate_limit : int
         Requests a minute, until the broker's headers say otherwise.
-    reserve : float
-        Share of the limit left to others, for background work.
+    priority : Priority
+        Whom the requests are for.
     timeouts : tuple of float
         Seconds to connect, and between two reads.
     on_notice : callable, optional
@@ -120,7 +124,7 @@ class AlpacaBroker:
         clock: Clock,
         budget: RateBudget | None = None,
         rate_limit: int = 200,
-        reserve: float = 0.0,
+        priority: Priority = Priority.READ,
         timeouts: tuple[float, float] = (3.0, 15.0),
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
@@ -131,17 +135,24 @@ class AlpacaBroker:
         self._clock = clock
         self._on_notice = on_notice
         self._delayed: dict[str, object] = {}
-        self._assets: tuple[float, list[str]] | None = None
+        self._assets: tuple[float, list[Asset]] | None = None
         data = (data_url or DATA_URL).rstrip("/")
         trading = (trading_url or (TRADING_URL if data == DATA_URL else data)).rstrip("/")
         digest = hashlib.sha256(f"{provider}:{key_id}".encode()).hexdigest()[:16]
         transport = self._transport = Transport(timeouts=timeouts)
         keys = Keys(key_id, secret_key)
-        self._data = Endpoint(data, keys, transport, _caller(digest, rate_limit, budget, reserve))
+        self._watch = ClockWatch(clock)
+        self._said_ahead = 0
+        caller = _caller(digest, rate_limit, budget, priority)
+        self._data = Endpoint(data, keys, transport, caller, self._watch)
+        # Corporate actions spend the same budget, but are a service that can be down on its own:
+        # what fails there must not close the way to bars.
+        gate = self._data.caller.gate
+        self._corporate = Endpoint(data, keys, transport, Caller(CircuitBreaker("alpaca"), gate))
         # The trading API counts its own 200 requests a minute and can be down on its own.
         self._trading = self._data
         if urlsplit(trading).netloc != urlsplit(data).netloc:
-            caller = _caller(f"{digest}-trading", 200, budget, reserve)
+            caller = _caller(f"{digest}-trading", 200, budget, priority)
             self._trading = Endpoint(trading, keys, transport, caller)
 
     def __repr__(self) -> str:
@@ -164,11 +175,12 @@ class AlpacaBroker:
             No such feed, or one without history; a retry does not help.
         """
         _require_feed(feed, FEEDS)
+        ahead = self._watch.ahead
         return Capabilities(
             bases=_BASES,
             max_span={Timeframe.MIN_1: None, Timeframe.DAY_1: None},
-            settle_delay=_RECENT_REFUSED if feed in self._delayed else _SETTLE,
-            daily_settle_delay=_DAILY_SETTLE,
+            settle_delay=ahead + (_RECENT_REFUSED if feed in self._delayed else _SETTLE),
+            daily_settle_delay=ahead + _DAILY_SETTLE,
             feeds=FEEDS,
             batch_symbols=BATCH_SYMBOLS,
             page_rows=PAGE_ROWS,
@@ -176,6 +188,7 @@ class AlpacaBroker:
             # Source: Alpaca "Historical Data": bars are complete from 2016. A foreign host may
             # have more.
             earliest=_FIRST_OF_2016 if self._provider == "alpaca" else _FIRST_OF_1980,
+            clock_ahead=ahead,
         )
 
     def close(self) -> None:
@@ -192,7 +205,7 @@ class AlpacaBroker:
         return {
             "breaker": self._data.caller.breaker.state,
             "requests_sent": sum(g.granted for g in gates.values()),
-            "requests_per_minute": gate.limit - gate.reserve,
+            "requests_per_minute": gate.allowance,
             "requests_left": self._data.requests_left,
         }
 
@@ -221,6 +234,7 @@ class AlpacaBroker:
         if request.span.empty or not request.symbols:
             return
         narrowing = Narrowing(request.symbols)
+        planned = self._watch.ahead
         while (symbols := narrowing.next_group()) is not None:
             walk = PageWalk(symbols, request, self._calendar())
             while not walk.finished:
@@ -232,10 +246,28 @@ class AlpacaBroker:
                     narrowing.without(symbols, error)
                     break
                 narrowing.answered = True
+                self._check_clock(request, planned)
                 yield replace(page, refused=narrowing.pop_refused())
         refused = narrowing.finish()
         if refused:
             yield BarsPage({}, {}, refused)
+
+    def _check_clock(self, request: BarsRequest, planned: int) -> None:
+        """Refuse an answer that reaches into what the broker's clock says is not over, where the
+        request was planned by a clock that was thought to be less far ahead."""
+        ahead = self._watch.ahead
+        if ahead <= planned or request.span.end <= self._clock.now_us() - ahead:
+            return
+        seconds = ahead // SECOND
+        if self._on_notice is not None and ahead != self._said_ahead:
+            self._on_notice(f"this machine's clock is about {seconds} s ahead of the broker's")
+        self._said_ahead = ahead
+        raise DataUnavailableError(
+            f"this machine's clock is about {seconds} s ahead of the broker's: bars younger than "
+            "that are not closed",
+            cure="set this machine's clock (NTP); run: marketdata doctor",
+            settle_delay=self.capabilities(request.feed).settle_delay / SECOND,
+        )
 
     def _next_page(self, walk: PageWalk, feed: str, deadline: Deadline) -> BarsPage:
         """Ask for a page; once more where JSON came that is no page, such as ``bars: null``."""
@@ -274,47 +306,51 @@ class AlpacaBroker:
 
     # ----------------------------------------------------------------------------- actions
 
-    def splits(
+    def actions(
         self, symbols: Sequence[str], span: Span, deadline: Deadline
-    ) -> dict[str, list[Split]]:
-        """Return the splits with an ex-date in `span` for every symbol asked, ascending.
+    ) -> dict[str, list[CorporateAction]]:
+        """Return the corporate actions with an ex-date in `span` for every symbol asked, ascending.
 
-        The endpoint filters by the day an action was processed, which can be weeks from its
-        ex-date: 30 days before and 60 days after the span are asked too.
+        The endpoint filters by the day an action is processed, for a dividend the day it is paid:
+        two months before the span and a year after it are asked too. A name change or merger may
+        be listed under either name; what is meant is found by the names in it.
+
+        Raises
+        ------
+        BrokerResponseError
+            An action cannot be read; ``facts["unreadable"]`` lists its symbols.
         """
         calendar = self._calendar()
-        earliest = from_micros(max(span.start, _FIRST_OF_1980)).astimezone(calendar.zone)
-        latest = from_micros(min(span.end, self._clock.now_us())).astimezone(calendar.zone)
-        first = earliest.date() - _PROCESSED_BEFORE
-        last = max(first, latest.date() + _PROCESSED_AFTER)
-        found: dict[str, dict[str, Split]] = {s: {} for s in symbols}
+        params = {**_processed_around(span, self._clock.now_us(), calendar), "limit": 1000}
+        found: dict[str, dict[tuple[str, str, str], CorporateAction]] = {s: {} for s in symbols}
+        unreadable: dict[str, str] = {}
 
         def ask(group: list[str]) -> None:
-            params: dict[str, str | int] = {
-                "symbols": ",".join(group),
-                "types": ",".join(SPLIT_TYPES.values()),
-                "start": first.isoformat(),
-                "end": last.isoformat(),
-                "limit": 1000,
-                "sort": "asc",
-            }
-            for action in self._actions(params, deadline):
-                symbol, split = parse_split(action, calendar.midnight_of)
-                if symbol in found and span.start <= split.ex_date < span.end:
-                    found[symbol][str(action.get("id") or split)] = split
+            for kinds in self._action_pages({"symbols": ",".join(group), **params}, deadline):
+                listed, failed = parse_actions(kinds, calendar.midnight_of)
+                unreadable.update(failed)
+                for action in listed:
+                    for name in names_of(action):
+                        if name in found and span.start <= action.ex_date < span.end:
+                            key = (action.symbol, action.kind, action.id or str(action))
+                            found[name][key] = action
 
         in_batches(symbols, BATCH_SYMBOLS, ask)
-        return {s: one_a_day(splits.values()) for s, splits in found.items()}
+        # Of an action that names no symbol nobody knows whose it is.
+        if any(symbol in found or not symbol for symbol in unreadable):
+            raise unreadable_error(unreadable, symbols)
+        return {s: sorted(actions.values(), key=_by_ex_date) for s, actions in found.items()}
 
-    def _actions(self, params: dict[str, str | int], deadline: Deadline) -> Iterator[Any]:
+    def _action_pages(
+        self, params: Mapping[str, str | int], deadline: Deadline
+    ) -> Iterator[Mapping[str, Any]]:
         seen: set[str] = set()
         while True:
-            answer = self._data.get("/corporate-actions", params, deadline, api_version="v1")
+            answer = self._corporate.get("/corporate-actions", params, deadline, api_version="v1")
             kinds = answer.get("corporate_actions") if isinstance(answer, Mapping) else None
             if not isinstance(answer, Mapping) or not isinstance(kinds, Mapping):
                 raise BrokerResponseError("alpaca: not a page of corporate actions", transient=True)
-            for kind in SPLIT_TYPES:
-                yield from kinds.get(kind) or ()
+            yield kinds
             token = answer.get("next_page_token")
             if token is None:
                 return
@@ -336,15 +372,20 @@ class AlpacaBroker:
         except MarketDataError as error:
             unknown = error.facts.get("status") == 404 and _ASSET_UNKNOWN.search(error.message)
             return SymbolVerdict(False if unknown else None)
-        if isinstance(asset, Mapping) and asset.get("symbol") == symbol:
-            name = asset.get("name")
-            return SymbolVerdict(True, name if isinstance(name, str) and name else None)
+        listed = parse_asset(asset)
+        if listed is not None and listed.symbol == symbol:
+            return SymbolVerdict(True, listed.name, listed)
         return SymbolVerdict(None)
 
     def symbols(self, deadline: Deadline) -> list[str]:
-        """Return all US equities, inactive ones included, sorted; kept for an hour.
+        """Return all US equities, inactive ones included, sorted; kept for an hour."""
+        return [asset.symbol for asset in self.assets(deadline)]
 
-        Source: Alpaca trading API, ``GET /v2/assets``: without ``status`` it lists every status.
+    def assets(self, deadline: Deadline) -> list[Asset]:
+        """Return all US equities, inactive ones included, by symbol; kept for an hour.
+
+        Source: Alpaca trading API, ``GET /v2/assets``: without ``status`` it lists every status. A
+        symbol that was given up and taken up again is listed twice: the active entry counts.
         """
         kept = self._assets
         if kept is None or time.monotonic() - kept[0] > _ASSETS_KEPT:
@@ -352,8 +393,11 @@ class AlpacaBroker:
             answer = self._trading.get("/assets", params, deadline)
             if not isinstance(answer, list):
                 raise BrokerResponseError("alpaca: not a list of assets", transient=True)
-            names = {str(a["symbol"]) for a in answer if isinstance(a, Mapping) and "symbol" in a}
-            kept = self._assets = (time.monotonic(), sorted(names))
+            found: dict[str, Asset] = {}
+            for asset in map(parse_asset, answer):
+                if asset is not None and (asset.status == "active" or asset.symbol not in found):
+                    found[asset.symbol] = asset
+            kept = self._assets = (time.monotonic(), [found[s] for s in sorted(found)])
         return list(kept[1])
 
     # ------------------------------------------------------------------------------ latest
@@ -384,6 +428,24 @@ class AlpacaBroker:
         return calendar_for(EXCHANGE, self._clock.now_us())
 
 
+def _processed_around(span: Span, now_us: int, calendar: TradingCalendar) -> dict[str, str | int]:
+    """Return the days of processing to ask for, so that every ex-date in `span` is among them."""
+    far = now_us + _FAR_AHEAD
+    first, last = (
+        from_micros(min(max(edge, _FIRST_OF_1980), far)).astimezone(calendar.zone).date()
+        for edge in span
+    )
+    return {
+        "start": (first - _PROCESSED_BEFORE).isoformat(),
+        "end": (last + _PROCESSED_AFTER).isoformat(),
+        "sort": "asc",
+    }
+
+
+def _by_ex_date(action: CorporateAction) -> tuple[int, str, str]:
+    return (action.ex_date, action.kind, action.id)
+
+
 def _latest_of(
     kind: str, answer: object, wrapper: str | None, group: Sequence[str]
 ) -> dict[str, Mapping[str, Any]]:
@@ -403,6 +465,6 @@ def _require_feed(feed: str, feeds: Sequence[str]) -> None:
         )
 
 
-def _caller(credential: str, limit: int, budget: RateBudget | None, reserve: float) -> Caller:
-    gate = RequestGate(credential, limit, budget, reserve=reserve)
+def _caller(credential: str, limit: int, budget: RateBudget | None, priority: Priority) -> Caller:
+    gate = RequestGate(credential, limit, budget, priority=priority)
     return Caller(CircuitBreaker("alpaca"), gate)

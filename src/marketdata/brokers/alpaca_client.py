@@ -14,6 +14,7 @@ from typing import Any
 from requests.exceptions import RequestException
 
 from marketdata.brokers.alpaca_wire import error_of_status, retry_after, words_of
+from marketdata.brokers.clock_watch import ClockWatch
 from marketdata.brokers.resilience import Caller
 from marketdata.brokers.transport import BoundSession, Transport, translate
 from marketdata.clock import Deadline, SystemClock
@@ -42,12 +43,20 @@ class Endpoint:
         ``X-RateLimit-Remaining`` of the last answer.
     """
 
-    def __init__(self, url: str, keys: Keys, transport: Transport, caller: Caller) -> None:
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        transport: Transport,
+        caller: Caller,
+        watch: ClockWatch | None = None,
+    ) -> None:
         self.url = url
         self.caller = caller
         self.requests_left: int | None = None
         self._keys = keys
         self._transport = transport
+        self._watch = watch
         self._client: Any = None
 
     def get(
@@ -69,12 +78,15 @@ class Endpoint:
         session = self._transport.within(deadline)
         client = copy.copy(self._sdk())
         client._session = session
+        asked_us = 0 if self._watch is None else self._watch.now_us()
         failure: Exception | None = None
         answer = None
         try:
             answer = client.get(path, dict(params or {}), api_version=version)
         except (APIError, RequestException, ValueError, RecursionError) as error:
             failure = error
+        if self._watch is not None and session.response is not None:
+            self._watch.note(asked_us, session.response.headers)
         # Raised out here, so that no error carries the request and its keys as its context.
         problem = self._problem(session, failure, deadline)
         if problem is not None:
@@ -101,10 +113,10 @@ class Endpoint:
 
     def _learn(self, headers: Mapping[str, str]) -> None:
         limit, left = headers.get("X-RateLimit-Limit"), headers.get("X-RateLimit-Remaining")
-        if limit is not None and limit.isdigit():
-            self.caller.gate.learn(int(limit))
         if left is not None and left.isdigit():
             self.requests_left = int(left)
+        if limit is not None and limit.isdigit():
+            self.caller.gate.learn(int(limit), self.requests_left)
 
     def _sdk(self) -> Any:
         """Return alpaca-py's client, imported and made on first use, its own retry off."""

@@ -1,8 +1,7 @@
 """Alpaca's wire format: answers to columns, statuses to errors. Pure.
 
 Source of every format claim: Alpaca's published OpenAPI description of the market-data API
-(schemas ``stock_bar``, ``stock_trade``, ``stock_quote``, ``stock_snapshot``, ``forward_split``,
-``reverse_split``; responses 400 to 500) and, for assets, that of the trading API.
+(schemas ``stock_bar``, ``stock_trade``, ``stock_quote``, ``stock_snapshot``; responses 400 to 500) and, for assets, that of the trading API.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, Final
 
@@ -26,8 +25,9 @@ from marketdata.errors import (
     MarketDataError,
     RateLimitError,
 )
+from marketdata.protocols import Asset
 from marketdata.quality import NO_TIMESTAMP
-from marketdata.types import Bars, Floats, Int64s, Split
+from marketdata.types import Bars, Floats, Int64s
 
 # ----------------------------------------------------------------------------------------- bars
 
@@ -172,6 +172,23 @@ LATEST_PATHS: Final[Mapping[str, tuple[str, str | None]]] = {
 """For each kind its path, and the key that wraps the answer (snapshots have none)."""
 
 
+def parse_asset(raw: object) -> Asset | None:
+    """Return one entry of the assets endpoint; None where it is none.
+
+    Source: Alpaca trading API, ``Assets``: ``symbol``, ``name``, ``exchange``, ``status`` (``active``
+    or ``inactive``).
+    """
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("symbol"), str):
+        return None
+    name, exchange = raw.get("name"), raw.get("exchange")
+    return Asset(
+        raw["symbol"],
+        name if isinstance(name, str) and name else None,
+        exchange if isinstance(exchange, str) and exchange else None,
+        "inactive" if raw.get("status") == "inactive" else "active",
+    )
+
+
 def parse_latest(kind: str, raw: object) -> dict[str, Any] | None:
     """Return one latest bar, trade, quote or snapshot under plain names, or None for none.
 
@@ -199,49 +216,6 @@ def _plain(fields: Iterable[Field], raw: object) -> dict[str, Any] | None:
     if named["timestamp"] == NO_TIMESTAMP:
         named["timestamp"] = None
     return named
-
-
-# --------------------------------------------------------------------------------------- splits
-
-SPLIT_TYPES: Final = {"forward_splits": "forward_split", "reverse_splits": "reverse_split"}
-"""Unit splits are left out: they turn a unit into other securities rather than into more shares."""
-
-
-def parse_split(raw: object, midnight_of: Callable[[date], int]) -> tuple[str, Split]:
-    """Return symbol and split of one corporate action.
-
-    Raises
-    ------
-    BrokerResponseError
-        Symbol, ex-date or rates are missing or impossible: a wrong factor would change every
-        earlier adjusted price. A retry does not help.
-    """
-    if isinstance(raw, Mapping):
-        symbol, new, old = raw.get("symbol"), _number(raw.get("new_rate")), raw.get("old_rate")
-        try:
-            ex_date = date.fromisoformat(str(raw.get("ex_date")))
-        except ValueError:
-            ex_date = None
-        old = _number(old)
-        plausible = 0 < new < float("inf") and 0 < old < float("inf")
-        if isinstance(symbol, str) and ex_date is not None and plausible:
-            return symbol, Split(midnight_of(ex_date), new, old)
-    raise BrokerResponseError(
-        f"alpaca: a split without symbol, ex-date or rates: {str(raw)[:160]}",
-        cure="report it to the broker; raw bars are not affected",
-    )
-
-
-def one_a_day(splits: Iterable[Split]) -> list[Split]:
-    """Return the splits ascending, those of one ex-date as one (1:100 and 100:1 cancel out)."""
-    days: dict[int, Split] = {}
-    for split in splits:
-        other = days.get(split.ex_date)
-        if other is None:
-            days[split.ex_date] = split
-        else:
-            days[split.ex_date] = Split(split.ex_date, other.new * split.new, other.old * split.old)
-    return [days[day] for day in sorted(days)]
 
 
 # --------------------------------------------------------------------------------------- errors

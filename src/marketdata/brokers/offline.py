@@ -11,10 +11,18 @@ from datetime import timedelta
 from typing import Any, Final, NoReturn
 
 from marketdata.clock import Deadline, from_micros
+from marketdata.corporate_actions import CorporateAction
 from marketdata.errors import DataUnavailableError
-from marketdata.protocols import BarsPage, BarsRequest, BaseTimeframe, Capabilities, SymbolVerdict
+from marketdata.protocols import (
+    Asset,
+    BarsPage,
+    BarsRequest,
+    BaseTimeframe,
+    Capabilities,
+    SymbolVerdict,
+)
 from marketdata.spans import Span
-from marketdata.types import MINUTE, SECOND, Split, Timeframe
+from marketdata.types import MINUTE, SECOND, Timeframe
 
 _DAILY: Final = (Timeframe.DAY_1, Timeframe.WEEK_1, Timeframe.MONTH_1)
 
@@ -61,15 +69,18 @@ class OfflineBroker:
             f"--start {start.date()} --end {last.date() + timedelta(days=1)}",
         )
 
-    def splits(
+    def actions(
         self, symbols: Sequence[str], span: Span, deadline: Deadline
-    ) -> dict[str, list[Split]]:
-        self._refuse(f"the splits of {' '.join(symbols[:5])} are not stored", None)
+    ) -> dict[str, list[CorporateAction]]:
+        self._refuse(f"the corporate actions of {' '.join(symbols[:5])} are not stored", None)
 
     def verdict(self, symbol: str, deadline: Deadline) -> SymbolVerdict:
         return SymbolVerdict(None)
 
     def symbols(self, deadline: Deadline) -> list[str]:
+        return []
+
+    def assets(self, deadline: Deadline) -> list[Asset]:
         return []
 
     def latest(

@@ -32,7 +32,8 @@ from marketdata.errors import (
     MarketDataError,
     RateLimitError,
 )
-from marketdata.protocols import RateBudget
+from marketdata.pausing import BUDGET_TAKEN, pause_point
+from marketdata.protocols import Priority, RateBudget
 
 MAX_PAUSE: Final = 120.0
 """Seconds. Limits are counted per minute: a longer pause asked by a header is a mistake."""
@@ -40,8 +41,6 @@ _REFUSALS: Final = 6
 _SPREAD: Final = 0.05
 _NAP: Final = 2.0
 """Seconds that background work sleeps at most before it looks whether it still should wait."""
-LEAST_RESERVE: Final = 20
-"""Requests a minute that background work leaves to live reads at least."""
 
 Monotonic = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -210,8 +209,8 @@ class RequestGate:
         Requests a minute until the broker's own headers say otherwise.
     budget : RateBudget or None
         Shared by every process on the same store; None counts nothing and only honours pauses.
-    reserve : float
-        Share of the limit that is left to others, for background work; 0 leaves nothing.
+    priority : Priority
+        Whom the requests are for.
     """
 
     def __init__(
@@ -220,7 +219,7 @@ class RequestGate:
         limit: int,
         budget: RateBudget | None,
         *,
-        reserve: float = 0.0,
+        priority: Priority = Priority.READ,
         monotonic: Monotonic = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
@@ -229,7 +228,7 @@ class RequestGate:
         self.granted = 0
         """Requests this process let through."""
         self._budget = budget
-        self._reserve = reserve
+        self._priority = priority
         self._monotonic = monotonic
         self._sleep = sleep
         self._paused_until = float("-inf")
@@ -240,17 +239,19 @@ class RequestGate:
         self._lock = threading.Lock()
 
     @property
-    def reserve(self) -> int:
-        """Requests a minute that this gate leaves to others: its share, but `LEAST_RESERVE` at
-        least, and never more than half of a small limit."""
-        if not self._reserve:
-            return 0
-        return min(max(round(self.limit * self._reserve), LEAST_RESERVE), self.limit // 2)
+    def allowance(self) -> int:
+        """Requests a minute that this gate may let through where nobody else wants any: background
+        work leaves a twentieth of the limit (2 at least, half of a small limit at most)."""
+        if not self._priority.background:
+            return self.limit
+        return self.limit - min(max(-(-self.limit // 20), 2), self.limit // 2)
 
-    def learn(self, limit: int) -> None:
-        """Use the requests a minute that the broker states."""
+    def learn(self, limit: int, left: int | None = None) -> None:
+        """Use the requests a minute that the broker states; `left` is what it says is left."""
         if limit > 0:
             self.limit = limit
+            if self._budget is not None:
+                self._budget.told(self.credential, limit, left)
 
     def pause(self, seconds: float) -> None:
         """Let nothing through for `seconds` (at most `MAX_PAUSE`), in any process."""
@@ -271,10 +272,11 @@ class RequestGate:
         while True:
             wait = self._paused_until - self._monotonic()
             if wait <= 0 and self._budget is not None:
-                wait = self._budget.take(self.credential, self.limit, self.reserve)
+                wait = self._budget.take(self.credential, self.limit, self._priority)
             if wait <= 0:
                 with self._lock:
                     self.granted += 1
+                pause_point(BUDGET_TAKEN)
                 return
             if wait >= deadline.remaining():
                 raise RateLimitError(
@@ -284,7 +286,7 @@ class RequestGate:
                 )
             # All who wait for one moment would otherwise ask again in the same instant.
             nap = min(wait + random.uniform(0, _SPREAD), deadline.remaining())
-            self._sleep(min(nap, _NAP) if self._reserve else nap)
+            self._sleep(min(nap, _NAP) if self._priority.background else nap)
 
 
 # ---------------------------------------------------------------------------------------- retry

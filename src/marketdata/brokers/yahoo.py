@@ -26,9 +26,10 @@ from marketdata.brokers.yahoo_chart import (
     yahoo_symbol,
 )
 from marketdata.brokers.yahoo_session import YahooLine
-from marketdata.brokers.yahoo_splits import SplitBook, SplitList, doubt_applied, to_raw
+from marketdata.brokers.yahoo_splits import SplitBook, SplitList, actions_of, doubt_applied, to_raw
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, Deadline, from_micros
+from marketdata.corporate_actions import CorporateAction
 from marketdata.errors import (
     BrokerError,
     BrokerResponseError,
@@ -36,10 +37,12 @@ from marketdata.errors import (
     MarketDataError,
 )
 from marketdata.protocols import (
+    Asset,
     BarsPage,
     BarsRequest,
     BaseTimeframe,
     Capabilities,
+    Priority,
     RateBudget,
     SymbolVerdict,
 )
@@ -100,8 +103,8 @@ class YahooBroker:
         Shared by all processes; None counts nothing.
     rate_limit : int
         Requests a minute. Yahoo states no limit; about 60 for charts is what users report.
-    reserve : float
-        Share of the limit left to others, for background work.
+    priority : Priority
+        Whom the requests are for.
     timeouts : tuple of float
         Seconds to connect, and for an answer.
     on_notice : callable, optional
@@ -117,7 +120,7 @@ class YahooBroker:
         provider: str = "yahoo",
         budget: RateBudget | None = None,
         rate_limit: int = 60,
-        reserve: float = 0.0,
+        priority: Priority = Priority.READ,
         timeouts: tuple[float, float] = (3.0, 15.0),
         on_notice: Callable[[str], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -128,7 +131,7 @@ class YahooBroker:
         self._on_notice = on_notice
         self._noticed: set[str] = set()
         self.breaker = CircuitBreaker("Yahoo")
-        self._gate = RequestGate(provider, rate_limit, budget, reserve=reserve, sleep=sleep)
+        self._gate = RequestGate(provider, rate_limit, budget, priority=priority, sleep=sleep)
         self._line = YahooLine(
             self._gate,
             self.breaker,
@@ -161,7 +164,7 @@ class YahooBroker:
         return {
             "breaker": self.breaker.state,
             "requests_sent": self._gate.granted,
-            "requests_per_minute": self._gate.limit - self._gate.reserve,
+            "requests_per_minute": self._gate.allowance,
             "requests_left": None,
         }
 
@@ -301,18 +304,39 @@ class YahooBroker:
             "and are exact to about 7 digits"
         )
 
-    def splits(
+    def actions(
         self, symbols: Sequence[str], span: Span, deadline: Deadline
-    ) -> dict[str, list[Split]]:
-        """Return the splits with an ex-date in `span`; none where Yahoo denies the symbol."""
-        found: dict[str, list[Split]] = {}
+    ) -> dict[str, list[CorporateAction]]:
+        """Return splits, dividends and capital gains with an ex-date in `span`, ascending; none
+        where Yahoo denies the symbol.
+
+        Yahoo divides what was paid by every split since: it is multiplied back.
+
+        Raises
+        ------
+        DataUnavailableError
+            A split is named and perhaps not applied yet: what was paid before it is unknown.
+        """
+        found: dict[str, list[CorporateAction]] = {}
         for symbol in symbols:
             try:
-                known = self._book.since(symbol, span.start, deadline).splits
+                listed = self._actions_since(symbol, span.start, deadline)
             except SymbolNotFoundError:
-                known = ()
-            found[symbol] = [s for s in known if s.ex_date < span.end]
+                listed = []
+            found[symbol] = [a for a in listed if span.start <= a.ex_date < span.end]
         return found
+
+    def _actions_since(self, symbol: str, start: int, deadline: Deadline) -> list[CorporateAction]:
+        days = self._whole_days(Span(start, max(start, self._clock.now_us()) + 1))
+        chart = self._chart(symbol, Timeframe.DAY_1, days, _NEVER, deadline)
+        if chart.doubt is not None:
+            raise chart.doubt
+        doubt = doubt_applied(chart.bars, chart.splits, self._midnight())
+        if doubt and chart.payments:
+            raise unreadable(doubt)
+        if not doubt:
+            self._book.learn(symbol, start, chart.splits)
+        return actions_of(symbol, chart.splits, chart.payments)
 
     # ---------------------------------------------------------------------- symbols and latest
 
@@ -330,6 +354,10 @@ class YahooBroker:
 
     def symbols(self, deadline: Deadline) -> list[str]:
         """Return nothing: Yahoo has no list of symbols."""
+        return []
+
+    def assets(self, deadline: Deadline) -> list[Asset]:
+        """Return nothing: Yahoo has no list of assets."""
         return []
 
     def latest(

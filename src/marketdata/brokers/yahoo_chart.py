@@ -1,4 +1,4 @@
-"""Yahoo's chart format: what one answer says about bars and splits. Pure.
+"""Yahoo's chart format: what one answer says about bars, splits and dividends. Pure.
 
 Sources: Yahoo publishes no description; the format is the one yfinance's ``scrapers/history.py``
 and ``utils.py`` read, and recorded answers. Error texts are those of ``chart.error.description``.
@@ -51,6 +51,16 @@ class SymbolNotFoundError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Payment:
+    """A dividend or a fund's capital gain, `amount` a share as Yahoo states it: divided by every
+    split since."""
+
+    ex_date: int
+    amount: float
+    gain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """One answer, on Yahoo's own share basis.
 
@@ -62,11 +72,17 @@ class Chart:
         The splits that the answer names, ascending.
     name : str or None
         Of the company or fund.
+    payments : tuple of Payment
+        The dividends and capital gains that the answer names, ascending.
+    doubt : MarketDataError or None
+        Why its payments cannot be told, where that is so; the bars do not depend on them.
     """
 
     bars: Bars
     splits: tuple[Split, ...]
     name: str | None = None
+    payments: tuple[Payment, ...] = ()
+    doubt: MarketDataError | None = None
 
 
 EMPTY: Final = Chart(Bars.empty(), ())
@@ -112,11 +128,15 @@ def read_chart(
     if isinstance(result, Refusal):
         return _refused(result, symbol, timeframe)
     meta = _checked_meta(result, symbol, timeframe, calendar)
-    splits = read_splits(result, calendar)
+    splits, doubt = read_splits(result, calendar), None
+    try:
+        payments = read_payments(result, calendar)
+    except DataUnavailableError as error:
+        payments, doubt = (), error
     name = meta.get("longName") or meta.get("shortName")
     stamps = result.get("timestamp") or []
     if not stamps and not any(result["indicators"]["quote"][0].values()):
-        return Chart(Bars.empty(), splits, name)
+        return Chart(Bars.empty(), splits, name, payments, doubt)
     if reply.frame is None:
         raise BrokerResponseError(
             f"yfinance cannot read Yahoo's {timeframe} answer for {symbol}: {reply.error!r}"[:300],
@@ -128,7 +148,7 @@ def read_chart(
     if not len(bars) and _has_prices(result, span):
         raise BrokerResponseError(f"yfinance dropped every row of {symbol} {timeframe}")
     bars = _without_live_row(bars, timeframe, calendar, now_us)
-    return Chart(bars.within(span), splits, name)
+    return Chart(bars.within(span), splits, name, payments, doubt)
 
 
 # -------------------------------------------------------------------------------------- outcome
@@ -285,6 +305,29 @@ def read_splits(result: Mapping[str, Any], calendar: TradingCalendar) -> tuple[S
         if found.setdefault(split.ex_date, split).ratio != split.ratio:
             raise unreadable(f"Yahoo names two splits for one day: {event!r}"[:200])
     return tuple(sorted((s for s in found.values() if s.new != s.old), key=lambda s: s.ex_date))
+
+
+def read_payments(result: Mapping[str, Any], calendar: TradingCalendar) -> tuple[Payment, ...]:
+    """Return the dividends and capital gains an answer names, ascending.
+
+    Raises
+    ------
+    DataUnavailableError
+        One cannot be read, or two of a kind contradict each other.
+    """
+    found: dict[tuple[int, bool], Payment] = {}
+    for name, gain in (("dividends", False), ("capitalGains", True)):
+        for event in ((result.get("events") or {}).get(name) or {}).values():
+            try:
+                moment, amount = int(event["date"]) * SECOND, float(event["amount"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise unreadable(f"a payment of Yahoo's cannot be read: {event!r}"[:200]) from error
+            if not math.isfinite(amount) or amount < 0:
+                raise unreadable(f"a payment of Yahoo's has no amount: {event!r}"[:200])
+            paid = Payment(calendar.midnight_of(calendar.today(moment)), amount, gain)
+            if found.setdefault((paid.ex_date, gain), paid) != paid:
+                raise unreadable(f"Yahoo names two payments for one day: {event!r}"[:200])
+    return tuple(sorted((p for p in found.values() if p.amount), key=lambda p: p.ex_date))
 
 
 def unreadable(message: str) -> MarketDataError:

@@ -12,6 +12,7 @@ has lost its last digit. Bars that no split follows are left bit for bit as they
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from typing import Final
 import numpy as np
 
 from marketdata.adjust import split_factors, unsplit_bars
-from marketdata.brokers.yahoo_chart import unreadable
+from marketdata.brokers.yahoo_chart import Payment, unreadable
 from marketdata.clock import Deadline, from_micros
+from marketdata.corporate_actions import ActionKind, CorporateAction
 from marketdata.types import CLOSE, DAY, OPEN, VOLUME, Bars, Floats, Split
 
 _MEMORY: Final = 600.0
@@ -103,6 +105,29 @@ def doubt_applied(bars: Bars, splits: Sequence[Split], today: int | None = None)
 
 def _day(split: Split) -> date:
     return from_micros(split.ex_date + DAY // 2).date()
+
+
+def actions_of(
+    symbol: str, splits: Sequence[Split], payments: Sequence[Payment]
+) -> list[CorporateAction]:
+    """Return splits and payments as corporate actions, ascending.
+
+    Yahoo states a payment on today's share basis; it is multiplied by the splits after its
+    ex-date, and is then on the basis of the session before it, on which it was declared. A split
+    of the same day is not among them.
+    """
+    found = [
+        CorporateAction(symbol, ActionKind.SPLIT, s.ex_date, new=s.new, old=s.old) for s in splits
+    ]
+    for paid in payments:
+        later = math.prod(s.ratio for s in splits if s.ex_date > paid.ex_date)
+        cash = paid.amount * later
+        found.append(
+            CorporateAction(
+                symbol, ActionKind.CASH_DIVIDEND, paid.ex_date, cash=cash, special=paid.gain
+            )
+        )
+    return sorted(found, key=lambda a: (a.ex_date, a.kind, a.special))
 
 
 class SplitBook:

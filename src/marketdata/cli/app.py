@@ -10,6 +10,7 @@ import typer
 
 from marketdata import __version__
 from marketdata.cli import (
+    actions,
     backfill,
     bars,
     daemon,
@@ -20,9 +21,11 @@ from marketdata.cli import (
     holdings,
     import_,
     indicators,
+    revisions,
     servers,
     settings,
     subscriptions,
+    symbols,
     verify,
 )
 from marketdata.cli.exits import DONE, INTERRUPTED, USAGE
@@ -45,12 +48,15 @@ for module in (
     demo,
     bars,
     indicators,
+    actions,
     holdings,
     daemon,
     backfill,
     verify,
+    revisions,
     import_,
     export,
+    symbols,
     subscriptions,
     database,
     doctor,

@@ -15,6 +15,7 @@ import typer
 from marketdata.cli.exits import DONE, INCOMPLETE
 from marketdata.cli.options import (
     ALL,
+    AsOf,
     End,
     Feed,
     Period,
@@ -55,7 +56,7 @@ def bars(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", help="The last N closed bars of each symbol.")
     ] = None,
-    adjustment: Annotated[str | None, typer.Option(help="raw or split.")] = None,
+    adjustment: Annotated[str | None, typer.Option(help="raw, split, dividend or all.")] = None,
     session: SessionOption = "regular",
     feed: Feed = None,
     field: Annotated[
@@ -70,6 +71,7 @@ def bars(
     forming: Annotated[
         bool, typer.Option("--forming", help="Append the bar that is still forming.")
     ] = False,
+    as_of: AsOf = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long it may take in all.")
     ] = None,
@@ -113,6 +115,7 @@ def bars(
             missing=missing,  # type: ignore[arg-type]
             include_forming=forming,
             timeout=timeout,
+            as_of=as_of,
             **asked,
         )
         seconds = time.perf_counter() - began
@@ -308,6 +311,7 @@ def provenance_line(facts: dict[str, Any], seconds: float) -> str:
         f"{seconds * 1000:,.1f} ms",
         "" if facts.get("adjustment") == "raw" else f"{facts.get('adjustment')}-adjusted",
         "extended hours" if facts.get("session") == "extended" else "",
+        f"as of {facts['as_of']}: {facts['as_of_rests_on']}" if facts.get("as_of") else "",
         "delayed" if facts.get("delayed") else "",
         "fewer bars than asked for" if facts.get("truncated") else "",
         "last bar still forming" if facts.get("forming") else "",

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from marketdata.cli.database import awaits_first_use
@@ -50,6 +51,10 @@ def of_settings(settings: Settings) -> Checks:
         ("PostgreSQL", examined.postgres),
         ("Redis", examined.redis),
         ("broker", examined.broker),
+        *(
+            (name, partial(examined.other_broker, place))
+            for place, name in enumerate(settings.brokers[1:], 1)
+        ),
     ]
 
 
@@ -155,10 +160,10 @@ class _Examined:
     # ----------------------------------------------------------------------------- broker
 
     def broker(self) -> Iterator[Check]:
-        from marketdata.sources import KINDS, NOBODY, choose_source
+        from marketdata.sources import NOBODY, choose_sources
 
         settings = self.settings
-        source = choose_source(settings, self._recorded)
+        source = choose_sources(settings, self._recorded)[0]
         why = f"MARKETDATA_BROKER={settings.broker}"
         if settings.broker == "auto":
             why += ", " + _why_chosen(self._recorded, self._store_seen, source)
@@ -170,11 +175,15 @@ class _Examined:
             fix = "" if settings.broker == NOBODY else "set the keys or the URL of the broker"
             yield Check("keys", OK if settings.broker == NOBODY else WARNING, found, fix)
             return
-        kind = KINDS[source.kind]
-        if kind.address is None and kind.url(settings) is None:
-            yield Check("keys", OK, "none needed: the sandbox runs inside the process. SIMULATED")
-        else:
-            yield from _asked(settings, source, kind)
+        yield from _reached(settings, source)
+
+    def other_broker(self, place: int) -> Iterator[Check]:
+        """Look at a further broker of the chain, whatever became of those before it."""
+        from marketdata.sources import choose_sources
+
+        source = choose_sources(self.settings, self._recorded)[place]
+        yield Check("broker", OK, f"then {source.provider}, feed {source.feed}")
+        yield from _reached(self.settings, source)
 
 
 def _why_chosen(recorded: tuple[str, str] | None, seen: bool, source: Source) -> str:
@@ -275,6 +284,17 @@ def _cache(info: Any) -> Iterator[Check]:
 
 
 # ----------------------------------------------------------------------------------- broker
+
+
+def _reached(settings: Settings, source: Source) -> Iterator[Check]:
+    """Ask one broker, unless it runs inside the process."""
+    from marketdata.sources import SANDBOX, kind_named
+
+    kind = kind_named(source.kind)
+    if source.kind == SANDBOX and kind.url(settings) is None:
+        yield Check("keys", OK, "none needed: the sandbox runs inside the process. SIMULATED")
+    else:
+        yield from _asked(settings, source, kind)
 
 
 def _asked(settings: Settings, source: Source, kind: Kind) -> Iterator[Check]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ENDS_WITHIN: Final = 25.0
 """Seconds from SIGTERM to the end, whatever runs."""
 _LAST_RESORT: Final = 24.0
-JOB_NAMES: Final = ("cycle", "backfill", "seal", "verify", "retention", "reconcile")
+JOB_NAMES: Final = ("cycle", "backfill", "actions", "seal", "verify", "retention", "reconcile")
 
 
 def register(app: typer.Typer) -> None:
@@ -129,6 +129,7 @@ def run(
 
     from marketdata.jobs import JobRunner
     from marketdata.leadership import ProcessLeases
+    from marketdata.protocols import Priority
     from marketdata.wiring import Runtime
 
     said_below = logging.getLogger("marketdata.jobs")
@@ -136,7 +137,10 @@ def run(
     said_below.setLevel(level if out.debug else logging.CRITICAL)
     stop = threading.Event()
     try:
-        with ended_by_signals(stop.set) as signals, closing(Runtime(settings)) as runtime:
+        with (
+            ended_by_signals(stop.set) as signals,
+            closing(Runtime(settings, priority=Priority.LIVE)) as runtime,
+        ):
             book = runtime.job_leases
             leases = ProcessLeases(book)
             try:

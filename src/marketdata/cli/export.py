@@ -13,6 +13,7 @@ import typer
 from marketdata.cli.exits import DONE, INCOMPLETE
 from marketdata.cli.options import (
     ALL,
+    AsOf,
     End,
     Feed,
     Period,
@@ -64,7 +65,9 @@ def export(
         bool, typer.Option(help="A directory with one file a symbol: symbol=AAPL/bars.parquet.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
-    adjustment: Annotated[str, typer.Option(metavar="raw|split", help="Prices.")] = "raw",
+    adjustment: Annotated[
+        str, typer.Option(metavar="raw|split|dividend|all", help="Prices.")
+    ] = "raw",
     session: Annotated[
         str, typer.Option("--session", metavar="HOURS", help="regular or extended.")
     ] = "extended",
@@ -75,6 +78,7 @@ def export(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch what is missing of --start or --period first.")
     ] = False,
+    as_of: AsOf = None,
 ) -> int:
     """Write stored bars to a file; ask no broker unless told to with --fetch.
 
@@ -92,8 +96,8 @@ def export(
     runtime = Runtime(settings)
     try:
         wanted = _wanted(
-            runtime, symbols, every, timeframe, _window(runtime, start, end, period),
-            session, adjustment, feed, provider, fetch,
+            runtime, symbols, every, timeframe, _window(runtime, start, end, period, as_of),
+            session, adjustment, feed, provider, fetch, _moment(runtime, as_of),
         )  # fmt: skip
         trace = FetchTrace()
         label = f"{len(wanted.symbols)} x {wanted.timeframe}"
@@ -136,8 +140,15 @@ def _place(to: str, kind: str | None, partitioned: bool, out: Output) -> tuple[F
     )
 
 
+def _moment(runtime: Runtime, as_of: str | None) -> int | None:
+    from marketdata.ranges import read_as_of
+
+    now_us = runtime.clock.now_us()
+    return None if as_of is None else read_as_of(as_of, runtime.calendar(), now_us)
+
+
 def _window(
-    runtime: Runtime, start: str | None, end: str | None, period: str | None
+    runtime: Runtime, start: str | None, end: str | None, period: str | None, as_of: str | None
 ) -> Window | None:
     from marketdata.ranges import resolve_window
 
@@ -145,8 +156,15 @@ def _window(
         if end is not None:
             raise RequestError("--end alone has no beginning", cure="give --start or --period too")
         return None
-    now_us = runtime.clock.now_us()
-    return resolve_window(runtime.calendar(), now_us, start=start, end=end, period=period)
+    moment = _moment(runtime, as_of)
+    return resolve_window(
+        runtime.calendar(),
+        runtime.clock.now_us() if moment is None else moment,
+        start=start,
+        end=end,
+        period=period,
+        as_of=moment is not None,
+    )
 
 
 def _wanted(
@@ -160,6 +178,7 @@ def _wanted(
     feed: str | None,
     provider: str | None,
     fetch: bool,
+    as_of_us: int | None,
 ) -> Wanted:
     from marketdata.arguments import adjustment_of, check_choice
     from marketdata.exporting import Wanted
@@ -181,7 +200,7 @@ def _wanted(
         names = _stored_symbols(runtime, whose, feed, parsed)
     return Wanted(
         whose, feed, tuple(names), parsed, window,
-        "regular" if session == "regular" else "extended", chosen, fetch,
+        "regular" if session == "regular" else "extended", chosen, fetch, as_of_us,
     )  # fmt: skip
 
 
@@ -233,6 +252,7 @@ def _file(
         "timeframe": wanted.timeframe.value,
         "adjustment": wanted.adjustment,
         "session": wanted.session,
+        **({} if wanted.as_of_us is None else {"as_of": from_micros(wanted.as_of_us).isoformat()}),
         **({"origin": "SIMULATED"} if wanted.provider == SANDBOX else {}),
     }
     with write_bars(Path(to), kind, facts, partitioned=partitioned, replace=force) as file:

@@ -146,6 +146,8 @@ def _look_at_store(report: _Report, settings: Settings) -> None:
     report.facts["PostgreSQL"] = found.server_version
     report.facts["database_size"] = size(found.database_bytes)
     report.facts["filled_from"] = "/".join(recorded) if recorded else "nothing yet"
+    if settings.brokers[1:]:
+        report.facts["asked"] = ", then ".join(settings.brokers)
     report.facts["last_fetched"] = instant(found.last_fetched_at) or "never"
 
 

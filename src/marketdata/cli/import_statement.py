@@ -14,6 +14,7 @@ from marketdata.errors import InvalidRangeError, InvalidSymbolError, RequestErro
 from marketdata.files.parsing import Times
 from marketdata.files.reading import NAMES, Shape
 from marketdata.importing import Statement
+from marketdata.own_brokers import installed
 from marketdata.ranges import read_moment
 from marketdata.sources import KINDS, NOBODY, kind_named
 from marketdata.spans import Span
@@ -164,7 +165,8 @@ def origin(
                 f"{name!r} cannot name a provider or feed",
                 cure="use lower-case letters, digits, dots, dashes and underscores",
             )
-    brokers = {*KINDS, runtime.provider} if runtime.source.kind != NOBODY else {*KINDS}
+    feeds = {k.provider: k.feed for k in runtime.links if k.source.kind != NOBODY}
+    brokers = {*KINDS, *installed(), *feeds}
     if whose not in brokers:
         if as_broker:
             raise RequestError(
@@ -178,4 +180,5 @@ def origin(
         )
     if whose == runtime.provider:
         return whose, runtime.feed_named(feed)
-    return whose, of if feed else kind_named(whose).default_feed
+    default = feeds[whose] if whose in feeds else kind_named(whose).default_feed
+    return whose, of if feed else default

@@ -20,6 +20,7 @@ from marketdata.cli.bars import (
 from marketdata.cli.exits import DONE
 from marketdata.cli.options import (
     ALL,
+    AsOf,
     End,
     Feed,
     Period,
@@ -68,7 +69,9 @@ def indicators(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", help="The last N closed bars of each symbol.")
     ] = None,
-    adjustment: Annotated[str, typer.Option(help="Of the bars: split or raw.")] = "split",
+    adjustment: Annotated[
+        str, typer.Option(help="Of the bars: raw, split, dividend or all.")
+    ] = "split",
     session: SessionOption = "regular",
     feed: Feed = None,
     field: Annotated[
@@ -84,6 +87,7 @@ def indicators(
     forming: Annotated[
         bool, typer.Option("--forming", help="Append the values with the bar still forming.")
     ] = False,
+    as_of: AsOf = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long it may take in all.")
     ] = None,
@@ -130,6 +134,7 @@ def indicators(
             field=field,
             missing=missing,  # type: ignore[arg-type]
             include_forming=forming,
+            as_of=as_of,
             timeout=timeout,
             bars=bars,
             **asked,

@@ -30,7 +30,9 @@ SERVERS: Final = {
     "redis_url": _setting("--redis-url", "URL", "Redis instead of the embedded one."),
 }
 BROKER: Final = {
-    "broker": _setting("--broker", "NAME", "auto, alpaca, yahoo, sandbox or none."),
+    "broker": _setting(
+        "--broker", "NAME", "auto, alpaca, yahoo, sandbox, none, or several in order: alpaca,yahoo."
+    ),
     "clock": _setting("--clock", "CLOCK", "system, an instant, or replay:START@SPEED."),
 }
 ALL: Final = {**SERVERS, **BROKER}
@@ -133,6 +135,10 @@ End = Annotated[
 Period = Annotated[
     str | None,
     typer.Option("--period", metavar="LENGTH", help="Instead of --start: 5d 1mo 6mo 1y 2y max."),
+]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="WHEN", help="What was known then: bars, revisions, actions."),
 ]
 Feed = Annotated[str | None, typer.Option("--feed", help="A feed of the broker: sip, iex.")]
 SessionOption = Annotated[

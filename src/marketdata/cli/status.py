@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from marketdata.cli.output import Output, make_table, size
 
+_WORTH_BYTES: Final = 1 << 20
+_PRIORITIES: Final = ("live", "reads", "backfill", "verify")
+"""In words, by `Priority`."""
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from marketdata.config import Settings
+    from marketdata.drift import DriftCount
     from marketdata.findings import Finding
     from marketdata.store import PostgresStore
+    from marketdata.store.budget import BudgetUse
     from marketdata.wellbeing import Lag, Vitals
 
 
@@ -49,17 +57,63 @@ def facts_of(vitals: Vitals) -> dict[str, str]:
     if symbols:
         facts["subscribed"] = ", ".join(f"{n:,} x {base}" for base, n in sorted(symbols.items()))
         facts["bars due"] = _freshness(vitals)
-    if vitals.requests_left is not None:
-        facts["budget"] = (
-            f"{vitals.requests_left:,} of {vitals.request_limit:,} requests a minute left"
-        )
+    for budget in _worth_telling(figures.budgets):
+        name = "budget" if "budget" not in facts else f"budget {budget.credential[:6]}"
+        facts[name] = _budget(budget)
     facts["size"] = (
         f"{size(figures.row_bytes)} for {figures.rows:,} rows, "
         f"{size(figures.chunk_bytes)} for {figures.sealed:,} sealed bars"
     )
+    if revised := _revised(figures.drift):
+        facts["revised"] = revised
+    if figures.tombstones:
+        facts["withdrawn"] = f"{figures.tombstones:,} bars, as their provider has them no more"
+    if figures.trail_bytes > _WORTH_BYTES:
+        facts["trail"] = f"{size(figures.trail_bytes)} of replaced values (MARKETDATA_TRAIL)"
     if vitals.forecast_bytes is not None:
         facts["forecast"] = f"about {size(vitals.forecast_bytes)} of bars with the whole history"
     return facts
+
+
+def _revised(drift: Sequence[DriftCount]) -> str:
+    """Return how many stored bars were replaced, by stage, and in which fields."""
+    from marketdata.drift import BARS, by_stage_and_field
+
+    counts = by_stage_and_field(drift)
+    several = len({count.provider for count in counts}) > 1
+    stages: dict[str, list[str]] = {}
+    for count in counts:
+        whose = f"{count.provider} {count.stage}" if several else count.stage
+        if count.field == BARS:
+            stages[whose] = [f"{count.bars:,} bars"]
+        else:
+            stages.setdefault(whose, []).append(f"{count.field} {count.bars:,}")
+    return "; ".join(f"{stage} {told[0]} ({', '.join(told[1:])})" for stage, told in stages.items())
+
+
+def _worth_telling(budgets: Sequence[BudgetUse]) -> list[BudgetUse]:
+    """Return the budgets in use, or the one that was used last where none is."""
+    known = [b for b in budgets if b.limit is not None]
+    return [b for b in known if b.used or b.paused or b.waiting] or known[:1]
+
+
+def _budget(budget: BudgetUse) -> str:
+    from marketdata.protocols import Priority
+
+    words = [f"{_PRIORITIES[p]} {n:,}" for p, n in budget.by_priority.items() if n]
+    others = budget.used - sum(budget.by_priority.values())
+    if others > 0:
+        words.append(f"assumed {others:,}")
+    text = f"{budget.used:,} of {budget.limit:,} requests used in the last minute"
+    if words:
+        text += f" ({', '.join(words)})"
+    kept = budget.reserve[Priority.BACKFILL]
+    text += f"; {budget.left(Priority.LIVE):,} left, {kept:,} of them kept from background work"
+    if budget.waiting:
+        text += f"; waiting: {', '.join(_PRIORITIES[p] for p in budget.waiting)}"
+    if budget.paused:
+        text += f"; the broker refuses everything for {budget.paused:.0f} s"
+    return text
 
 
 def _freshness(vitals: Vitals) -> str:

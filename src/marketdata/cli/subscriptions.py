@@ -64,7 +64,7 @@ def subscribe(
     """
     from marketdata.arguments import every_symbol
     from marketdata.clock import Deadline
-    from marketdata.subscription_calls import refuse_unknown
+    from marketdata.subscription_calls import ended_symbols, refuse_unknown
     from marketdata.subscriptions import owner_of
     from marketdata.types import Timeframe
     from marketdata.wiring import Runtime
@@ -76,9 +76,15 @@ def subscribe(
     parsed, owner = Timeframe.parse(timeframe), owner_of(owner)
     with closing(Runtime(settings)) as runtime:
         refuse_unknown(runtime, names, Deadline(settings.timeout))
+        ended = ended_symbols(runtime, names)
+        today = runtime.identities.today(runtime.provider, names)
         pin = runtime.subscriptions.replace if replace else runtime.subscriptions.pin
         change = pin(owner, names, parsed, priority=priority, dry_run=dry_run)
     _print_change(out, change)
+    for symbol, why in sorted(ended.items()):
+        out.note(f"{symbol} was {why}: nothing new will come of it", style="yellow")
+    for symbol in sorted(today.keys() - ended.keys()):
+        out.note(f"{symbol} trades as {today[symbol]} now, and is kept fresh as that")
     would = "would be " if dry_run else ""
     out.note(
         f"{owner}, {parsed}: {would}{len(change.added)} added, {len(change.removed)} removed, "

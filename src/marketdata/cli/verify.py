@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from marketdata.drift import VerifyReport
 
 _SHOWN: Final = 20
+_BUSIEST: Final = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -43,11 +44,27 @@ def verify(
     correct: Annotated[
         bool, typer.Option("--correct", help="Store what differs as the broker has it.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="BROKER", help="Compare the named symbols with this broker's bars."),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="With --against: 0.002, or by field: close=0.002; repeatable."),
+    ] = None,
 ) -> int:
     """Read stored bars from the broker again and report what differs.
 
-    A sample is drawn anew each day. Exit code 3: something differs.
+    A sample is drawn anew each day. Exit code 3: something differs. With --against two brokers are
+    compared instead, by symbol and field: raw bars, 1day unless -t names others.
     """
+    if against is not None:
+        from marketdata.cli.cross_check import cross_check
+
+        listed, named_frames = symbols_of(symbols or []), timeframe or ["1day"]
+        return cross_check(
+            out, settings, listed, named_frames, against, tolerance or [], start=start, end=end
+        )
     from marketdata.types import Timeframe
     from marketdata.verifying import verify as compare
     from marketdata.wiring import Runtime
@@ -98,8 +115,55 @@ def _show_drift(out: Output, report: VerifyReport, correct: bool) -> int:
         out.note(f"{failed.key} not compared: {failed.error}", style="yellow")
     for key_doubted in report.suspicious:
         out.note(f"{key_doubted}: the broker lacks too many bars to be believed", style="yellow")
+    _show_past(out, report)
     _say_verified(out, report, correct)
     return out.done(_drift_code(report), **report.summary())
+
+
+def _show_past(out: Output, report: VerifyReport) -> None:
+    """Print what was replaced before, what the provider has withdrawn, and the corporate actions
+    without a factor."""
+    from marketdata.clock import from_micros
+    from marketdata.drift import by_stage_and_field
+
+    counts = by_stage_and_field(report.counts)
+    right = ("bars", "largest change")
+    table = make_table("replaced so far", "column", *right, right=right)
+    for count in counts:
+        largest = f"{count.largest:.2e}" if count.largest else ""
+        table.add_row(count.stage, count.field, f"{count.bars:,}", largest)
+        out.row({"stage": count.stage, "column": count.field, "replaced": count.bars,
+                 "largest": count.largest})  # fmt: skip
+    if counts:
+        out.table(table)
+        out.line()
+    for trail in report.trails:
+        out.row({"symbol": trail.key.symbol, "timeframe": trail.key.timeframe.value,
+                 "entries": trail.entries, "bars": trail.bars,
+                 "newest": from_micros(trail.newest_us)})  # fmt: skip
+    for trail in report.trails[:_BUSIEST]:
+        out.line(
+            f"{trail.key.symbol} {trail.key.timeframe}: {trail.bars:,} bars replaced "
+            f"{trail.entries:,} times, last {instant(from_micros(trail.newest_us))}; see: "
+            f"marketdata revisions {trail.key.symbol} -t {trail.key.timeframe}"
+        )
+    for tomb in report.tombstones:
+        out.row({"symbol": tomb.key.symbol, "timeframe": tomb.key.timeframe.value,
+                 "withdrawn": from_micros(tomb.label),
+                 "observed": from_micros(tomb.observed_us)})  # fmt: skip
+    for tomb in report.tombstones[:_SHOWN]:
+        out.line(
+            f"{tomb.key.symbol} {tomb.key.timeframe} {instant(from_micros(tomb.label))} was "
+            f"withdrawn, observed {instant(from_micros(tomb.observed_us))}"
+        )
+    if report.tombstones[_SHOWN:]:
+        out.line(f"and {len(report.tombstones) - _SHOWN:,} withdrawn bars more; --json has all")
+    for doubt in report.doubts:
+        out.row({"symbol": doubt.symbol, "ex_date": str(doubt.day), "doubt": doubt.why})
+    for doubt in report.doubts[:_SHOWN]:
+        out.line(f"prices cannot be adjusted across the actions of {doubt}", style="yellow")
+    if report.doubts[_SHOWN:]:
+        out.line(f"and {len(report.doubts) - _SHOWN:,} doubted ex-dates more; --json has all")
 
 
 def _say_verified(out: Output, report: VerifyReport, correct: bool) -> None:

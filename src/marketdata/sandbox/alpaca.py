@@ -53,6 +53,9 @@ class BarsQuery:
     adjustments: frozenset[str]
     token: tuple[str, int] | None
     newest_first: bool
+    asof: date | None
+    """The day on which symbols are what is asked for, earlier names included; None asks for what
+    had the symbol at the time."""
 
 
 class AlpacaData:
@@ -118,8 +121,7 @@ class AlpacaData:
         sort = params.get("sort", "asc")
         if sort not in ("asc", "desc"):
             raise ApiError(400, f"invalid sort: {sort}")
-        if params.get("asof", "-") != "-":
-            parse_date(params["asof"], "asof")
+        asof = params.get("asof") or self.view.today.isoformat()
         token = params.get("page_token")
         return BarsQuery(
             symbols,
@@ -130,6 +132,7 @@ class AlpacaData:
             adjustments,
             _read_token(token, symbols) if token else None,
             sort == "desc",
+            None if asof == "-" else parse_date(asof, "asof"),
         )
 
     def _symbols(self, params: Mapping[str, str], single: str | None) -> tuple[str, ...]:
@@ -213,6 +216,8 @@ class AlpacaData:
     def _pieces(self, symbol: str, query: BarsQuery, span: Span) -> Any:
         if self.view.source.asset(symbol) is None:
             return
+        if query.asof is not None:
+            symbol = self.view.whole(symbol, query.asof)
         found = self.view.bars(
             symbol, query.period, span, query.feed, newest_first=query.newest_first
         )
@@ -241,7 +246,9 @@ class AlpacaData:
 
     def _dividend_factors(self, symbol: str, bars: Bars) -> Any:
         actions = [
-            a for a in self.view.source.actions(symbol) if a.amount and a.ex_date <= self.view.today
+            a
+            for a in self.view.source.actions(symbol)
+            if a.type == "cash_dividend" and a.ex_date <= self.view.today
         ]
         first = int(bars.timestamp.min())
         later = [a for a in actions if self.view.calendar.midnight_of(a.ex_date) > first]

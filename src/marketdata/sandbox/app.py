@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Final, overload
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -21,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from marketdata.sandbox.answers import ApiError, json_response
 from marketdata.sandbox.faults import Fault, FaultPlan
 from marketdata.sandbox.spoil import spoil
+from marketdata.types import SECOND
 
 CONTROL: Final = "/_sandbox/"
 _TICK: Final = 0.005
@@ -37,7 +40,7 @@ class RecordedRequest:
     path: str
     params: dict[str, str]
     time: float
-    """Real time, seconds since 1970."""
+    """Seconds since 1970 by the server's clock, which is real time unless it was given another."""
     status: int = 0
     fault: str | None = None
 
@@ -94,7 +97,7 @@ class RequestLog(Sequence[RecordedRequest]):
 
 @dataclass
 class Guard:
-    """Keys and request budgets of the Alpaca paths. Budgets run on real time.
+    """Keys and request budgets of the Alpaca paths. Budgets run on real time, or on `seconds`.
 
     `rate_limit` is requests per `window` seconds and key; None never refuses.
     """
@@ -102,12 +105,13 @@ class Guard:
     api_keys: frozenset[str] | None = None
     rate_limit: int | None = None
     window: float = 60.0
+    seconds: Callable[[], float] = time.time
     _used: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def headers(self, key: str) -> tuple[dict[str, str], bool]:
         """Count a request of `key`; return its rate-limit headers and whether it is refused."""
         limit = self.rate_limit if self.rate_limit is not None else _UNLIMITED
-        now = time.time()
+        now = self.seconds()
         began, used = self._used.get(key, (now, 0))
         if now - began >= self.window:
             began, used = now, 0
@@ -154,11 +158,13 @@ class SandboxApp:
         faults: FaultPlan,
         guard: Guard,
         reset: Callable[[tuple[str, int]], None],
+        now_us: Callable[[], int],
     ) -> None:
         self.log = log
         self.faults = faults
         self.guard = guard
         self._reset = reset
+        self._now_us = now_us
         self._stopping = threading.Event()
         self._router = Starlette(routes=list(routes), exception_handlers={ApiError: _api_error})
 
@@ -174,7 +180,7 @@ class SandboxApp:
             return
         query = scope["query_string"].decode("latin-1")
         record = RecordedRequest(
-            scope["method"], scope["path"], dict(parse_qsl(query, True)), time.time()
+            scope["method"], scope["path"], dict(parse_qsl(query, True)), self.guard.seconds()
         )
         self.log.append(record)
         fault = self.faults.take(f"{scope['path']}?{unquote_plus(query)}")
@@ -183,6 +189,8 @@ class SandboxApp:
             return
         answer = await self._answer(scope, receive, fault, record)
         record.status = answer.status
+        if fault is not None and fault.kind == "late":
+            await self._wait(lambda: fault.released, None)
         await self._send(answer, fault, scope, send)
 
     # ----------------------------------------------------------------------------- faults
@@ -193,7 +201,7 @@ class SandboxApp:
             self._reset(tuple(scope["client"]))
             return False
         if fault.kind == "stall":
-            await self._wait(lambda: False, None)
+            await self._stall(receive)
             return False
         if fault.kind == "hold":
             await self._wait(lambda: fault.released, None)
@@ -202,6 +210,14 @@ class SandboxApp:
         if fault.kind == "short_page":
             scope["sandbox.limit"] = fault.limit
         return True
+
+    async def _stall(self, receive: Receive) -> None:
+        """Say nothing until the client has gone, or the server stops."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                message = await asyncio.wait_for(receive(), 0.1)
+                if message["type"] == "http.disconnect":
+                    return
 
     async def _wait(self, done: Callable[[], bool], seconds: float | None) -> None:
         """Wait for `done`, the server's stop or the seconds; requests by the hundred may wait."""
@@ -236,6 +252,15 @@ class SandboxApp:
             answer.body = spoil(fault, answer.body, record.params)
         return answer
 
+    def _date(self, headers: dict[str, str]) -> None:
+        """Say what time it is in the market, and the end of a rate limit, which is one of real
+        time, by the same clock: a broker has one."""
+        market = self._now_us() // SECOND
+        headers["Date"] = formatdate(market, usegmt=True)
+        reset = headers.get("X-RateLimit-Reset")
+        if reset is not None:
+            headers["X-RateLimit-Reset"] = str(int(reset) - int(self.guard.seconds()) + market)
+
     async def _send(self, answer: _Answer, fault: Fault | None, scope: Scope, send: Send) -> None:
         body = answer.body
         headers = {k: v for k, v in answer.headers.items() if k.lower() != "content-length"}
@@ -248,6 +273,7 @@ class SandboxApp:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, compresslevel=1, mtime=0)
         headers["Content-Length"] = str(len(body))
+        self._date(headers)
         raw = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})
         if kind == "cut":

@@ -14,14 +14,16 @@ from marketdata.clock import FixedClock, from_micros, parse_clock
 from marketdata.errors import MarketDataError
 from marketdata.sandbox.answers import json_response
 from marketdata.sandbox.faults import Fault
+from marketdata.sandbox.files import FileMarket
 from marketdata.sandbox.generated import GeneratedMarket
+from marketdata.sandbox.source import Action
 
 if TYPE_CHECKING:
     from marketdata.sandbox.server import Sandbox
 
 
 def control_routes(sandbox: Sandbox) -> list[Route]:
-    """Return the routes that read counts, order faults, move the clock and add splits."""
+    """Return the routes that read counts, order faults, move the clock and add actions."""
     control = _Control(sandbox)
     return [
         Route("/_sandbox/", control.about, methods=["GET"]),
@@ -29,6 +31,7 @@ def control_routes(sandbox: Sandbox) -> list[Route]:
         Route("/_sandbox/faults", control.faults, methods=["GET", "POST", "DELETE"]),
         Route("/_sandbox/clock", control.clock, methods=["GET", "POST"]),
         Route("/_sandbox/splits", control.splits, methods=["POST"]),
+        Route("/_sandbox/actions", control.actions, methods=["GET", "POST", "PATCH", "DELETE"]),
     ]
 
 
@@ -106,3 +109,45 @@ class _Control:
         except (KeyError, TypeError, ValueError) as error:
             return json_response({"message": f"{type(error).__name__}: {error}"}, 400)
         return json_response({"symbol": body["symbol"]})
+
+    async def actions(self, request: Request) -> Response:
+        """``/_sandbox/actions``: what is told of corporate actions.
+
+        POST with the fields of `Action` lets one happen, late if it was before now, and answers
+        with its id; ``"happens": false`` only tells of it. PATCH with ``id`` and new values
+        corrects what is told, DELETE ``?id=`` withdraws it, GET ``?symbol=`` lists.
+        """
+        source = self.sandbox.source
+        if not isinstance(source, GeneratedMarket | FileMarket):
+            return json_response({"message": "this market tells of no other actions"}, 400)
+        params = request.query_params
+        try:
+            if request.method == "GET":
+                return json_response([_record(a) for a in source.actions(params["symbol"])])
+            if request.method == "DELETE":
+                source.withdraw_action(params["id"])
+                return json_response({"id": params["id"]})
+            fields = await request.json()
+            for name in ("ex_date", "process_date", "announced"):
+                if fields.get(name) is not None:
+                    fields[name] = date.fromisoformat(fields[name])
+            if request.method == "PATCH":
+                return json_response(_record(source.correct_action(fields.pop("id"), **fields)))
+            happens = fields.pop("happens", True)
+            action = Action(**fields)
+            if isinstance(source, GeneratedMarket):
+                source.add_action(action, happens=happens)
+            else:
+                source.add_action(action)
+        except (KeyError, TypeError, ValueError) as error:
+            return json_response({"message": f"{type(error).__name__}: {error}"}, 400)
+        return json_response(_record(action))
+
+
+def _record(action: Action) -> dict[str, Any]:
+    dates = {
+        name: None if day is None else day.isoformat()
+        for name in ("ex_date", "process_date", "announced")
+        for day in (getattr(action, name),)
+    }
+    return asdict(action) | dates | {"id": action.id, "type": action.type}

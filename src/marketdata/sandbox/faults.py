@@ -9,6 +9,7 @@ A fault names the requests it concerns and what happens to them. Kinds:
 ``stall``      accept the request and never answer (until the server stops)
 ``slow``       answer after `seconds`
 ``hold``       answer once the test calls `Fault.release`
+``late``       make the answer at once, and send it once the test calls `Fault.release`
 ``drip``       send the body byte by byte, `seconds` apart
 ``cut``        announce the whole body, send half of it, close the connection
 ``reset``      reset the connection instead of answering
@@ -25,11 +26,13 @@ A fault names the requests it concerns and what happens to them. Kinds:
 
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from marketdata.errors import RequestError
 
@@ -40,6 +43,7 @@ Kind = Literal[
     "stall",
     "slow",
     "hold",
+    "late",
     "drip",
     "cut",
     "reset",
@@ -123,23 +127,23 @@ class Fault:
         return self._released.is_set()
 
     def release(self) -> None:
-        """Let the requests held by a ``hold`` be answered."""
+        """Let the requests held by a ``hold`` or ``late`` be answered."""
         self._released.set()
 
     def wait_fired(self, timeout: float = 10.0) -> bool:
         """Wait until a request has met this fault; return whether one has."""
         return self._hit.wait(timeout)
 
-    def _take(self, target: str) -> bool:
+    def _take(self, target: str, now: float) -> bool:
         if self.match not in target:
             return False
         self.seen += 1
-        blocked = self.kind == "rate_limit" and time.time() < self.blocked_until
+        blocked = self.kind == "rate_limit" and now < self.blocked_until
         due = self.seen >= self.nth and (self.times is None or self.seen < self.nth + self.times)
         if not (due or blocked):
             return False
         if due and not blocked and self.kind == "rate_limit":
-            self.blocked_until = time.time() + self.seconds
+            self.blocked_until = now + self.seconds
         self.fired += 1
         self._hit.set()
         return True
@@ -155,10 +159,87 @@ class Fault:
         }
 
 
-class FaultPlan:
-    """The faults in force. Thread-safe. Of several that match a request the first added is met."""
+class Weather:
+    """Faults by chance, the same for the same seed and order of requests.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    seed : int
+        Of everything that is drawn.
+    errors, stalls, refusals : float
+        The share of requests that end in an error (each kind of `ERRORS` as often), are never
+        answered, and begin a burst of 429.
+    longest_refusal : float
+        Seconds that a burst of 429 lasts at most.
+    match : str
+        Substring of ``path?query``; other requests are spared.
+    """
+
+    ERRORS: ClassVar[Sequence[tuple[Kind, int]]] = (
+        ("status", 500), ("status", 502), ("status", 503), ("status", 504), ("reset", 0),
+        ("cut", 0), ("html", 0), ("json", 0), ("gzip", 0), ("bars_null", 0),
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        errors: float = 0.0,
+        stalls: float = 0.0,
+        refusals: float = 0.0,
+        longest_refusal: float = 30.0,
+        match: str = "",
+    ) -> None:
+        self._random = random.Random(seed)
+        self._errors = errors
+        self._stalls = stalls
+        self._refusals = refusals
+        self._longest_refusal = longest_refusal
+        self._match = match
+        self._refusal: Fault | None = None
+        self.bursts: list[tuple[float, float]] = []
+        """Begin and end of every burst of 429, seconds since 1970."""
+        self.drawn: Counter[str] = Counter()
+        """How many requests met what."""
+
+    def draw(self, target: str, now: float) -> Fault | None:
+        """Return what this request meets."""
+        if self._match not in target:
+            return None
+        fault = self._drawn(now)
+        self.drawn["nothing" if fault is None else fault.kind] += 1
+        return fault
+
+    def _drawn(self, now: float) -> Fault | None:
+        if self._refusal is not None and now < self._refusal.blocked_until:
+            return self._refusal
+        chance = self._random.random()
+        if chance < self._errors:
+            kind, status = self._random.choice(self.ERRORS)
+            return Fault(kind, status=status or 500)
+        chance -= self._errors
+        if chance < self._stalls:
+            return Fault("stall")
+        if chance - self._stalls < self._refusals:
+            self._refusal = Fault("rate_limit")
+            self._refusal.blocked_until = now + self._random.uniform(2, self._longest_refusal)
+            self.bursts.append((now, self._refusal.blocked_until))
+            return self._refusal
+        return None
+
+
+class FaultPlan:
+    """The faults in force. Thread-safe. Of several that match a request the first added is met.
+
+    Parameters
+    ----------
+    seconds : callable, optional
+        Seconds since 1970, for the end of a ``rate_limit``; real time by default.
+    """
+
+    def __init__(self, seconds: Callable[[], float] = time.time) -> None:
+        self._seconds = seconds
+        self._weather: Weather | None = None
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
@@ -179,12 +260,21 @@ class FaultPlan:
     def take(self, target: str) -> Fault | None:
         """Return the fault that this request meets, and count it."""
         met: Fault | None = None
+        now = self._seconds()
         with self._lock:
             for fault in self._faults:
                 # Later faults count the request too, so that "page 2" means the same for all.
-                if fault._take(target) and met is None:
+                if fault._take(target, now) and met is None:
                     met = fault
+            if met is None and self._weather is not None:
+                met = self._weather.draw(target, now)
         return met
+
+    def expose(self, weather: Weather | None) -> None:
+        """Let every request that meets no ordered fault meet what `weather` has for it; None ends
+        it."""
+        with self._lock:
+            self._weather = weather
 
     def __iter__(self) -> Iterator[Fault]:
         with self._lock:

@@ -9,11 +9,10 @@ midnights holds daily bars, any other one-minute bars.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -26,6 +25,7 @@ from marketdata.sandbox.source import (
     Action,
     Asset,
     Basis,
+    Ledger,
     aggregate,
     date_ordinals,
     day_of,
@@ -64,6 +64,7 @@ class FileMarket:
         self._minutes: dict[str, Bars] = {}
         self._days: dict[str, Bars] = {}
         self._actions: dict[str, list[Action]] = {}
+        self._ledger = Ledger()
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         for path in (f for p in given for f in _files(Path(p))):
             self._load(path)
@@ -116,15 +117,29 @@ class FileMarket:
             )
         if found:
             self._actions.setdefault(symbol, []).extend(found)
-        if symbol in self._actions:
-            self._actions[symbol].sort(key=lambda a: a.ex_date)
 
     def add_action(self, action: Action) -> Action:
-        """Tell of a split or dividend that the files do not hold; prices stay as they are."""
-        kept = self._actions.setdefault(action.symbol, [])
-        kept.append(replace(action))
-        kept.sort(key=lambda a: a.ex_date)
+        """Tell of an action that the files do not hold; prices and symbols stay as they are."""
+        for name in action.names:
+            self._actions.setdefault(name, []).append(action)
         return action
+
+    def correct_action(self, action: Action | str, **changes: Any) -> Action:
+        """Tell of an action with other values from now on. Takes an id too."""
+        return self._ledger.correct(self._action(action), changes)
+
+    def withdraw_action(self, action: Action | str) -> None:
+        """Tell of an action no longer."""
+        self._ledger.withdraw(self._action(action))
+
+    def _action(self, action: Action | str) -> Action:
+        if isinstance(action, Action):
+            return action
+        every = (a for kept in self._actions.values() for a in kept)
+        found = next((a for a in every if a.id == action), None)
+        if found is None:
+            raise ValueError(f"no action has the id {action}")
+        return found
 
     # ----------------------------------------------------------------------- MarketSource
 
@@ -155,7 +170,7 @@ class FileMarket:
         return bars.within(span)
 
     def actions(self, symbol: str) -> Sequence[Action]:
-        return self._actions.get(symbol, [])
+        return self._ledger.told(self._actions.get(symbol, []))
 
     def symbols_with_actions(self) -> Sequence[str]:
         return sorted(self._actions)

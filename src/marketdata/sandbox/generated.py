@@ -21,10 +21,12 @@ import numpy as np
 
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import SystemClock
+from marketdata.sandbox.happenings import Happenings
 from marketdata.sandbox.noise import levels, normals, uniforms
 from marketdata.sandbox.paths import PRE_MINUTES, TICK, session_prices, ticks_of, volume_profile
-from marketdata.sandbox.source import Action, Asset, Basis, day_number, day_of
-from marketdata.sandbox.universe import BUILT_IN, Listing, listing_of
+from marketdata.sandbox.source import Action, Basis, day_number, day_of
+from marketdata.sandbox.tickers import Held
+from marketdata.sandbox.universe import BUILT_IN, Listing
 from marketdata.spans import Span
 from marketdata.types import (
     CLOSE,
@@ -61,7 +63,7 @@ class _Days:
     """Close of the session before, in the same share basis."""
 
 
-class GeneratedMarket:
+class GeneratedMarket(Happenings):
     """A `MarketSource` of generated prices on the NYSE calendar, raw basis.
 
     Parameters
@@ -77,69 +79,19 @@ class GeneratedMarket:
 
     def __init__(self, seed: int = 7, symbols: Sequence[str] | None = None) -> None:
         self.seed = seed
-        self._listed = tuple(BUILT_IN) if symbols is None else tuple(symbols)
-        self._added: dict[str, list[Action]] = {}
+        super().__init__(tuple(BUILT_IN) if symbols is None else tuple(symbols))
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, int], tuple[TradingCalendar, Bars]] = OrderedDict()
         self._cached_bytes = 0
         self._days_cache: dict[tuple[str, int], _Days] = {}
-        self._actions: dict[str, list[Action]] = {}
 
-    # ----------------------------------------------------------------------------- assets
-
-    def assets(self) -> Sequence[Asset]:
-        found = (self.asset(s) for s in sorted(self._listed))
-        return [a for a in found if a is not None]
-
-    def asset(self, symbol: str) -> Asset | None:
-        listing = listing_of(symbol)
-        if listing is None:
-            return None
-        return Asset(symbol, f"{listing.name} (SIMULATED)", listing.exchange, listing.kind)
-
-    def first_day(self, symbol: str) -> date:
-        listing = listing_of(symbol)
-        return date(1990, 1, 2) if listing is None else listing.listed
-
-    # ---------------------------------------------------------------------------- actions
-
-    def add_split(
-        self,
-        symbol: str,
-        ex_date: date,
-        new: float,
-        old: float = 1.0,
-        *,
-        process_date: date | None = None,
-        announced: date | None = None,
-    ) -> Action:
-        """Let a split happen: raw prices fall from `ex_date` on, earlier ones stay as they were.
-
-        With `announced` after `ex_date` the corporate action is late, as it can be in reality.
-        """
-        action = Action(symbol, ex_date, new, old, 0.0, process_date, announced)
+    def _forget(self) -> None:
+        """Forget every figure that an action or a new name may have changed."""
         with self._lock:
-            self._added.setdefault(symbol, []).append(action)
-            self._actions.pop(symbol, None)
-            self._days_cache = {k: v for k, v in self._days_cache.items() if k[0] != symbol}
-            for key in [k for k in self._cache if k[0] == symbol]:
-                self._cached_bytes -= self._cache.pop(key)[1].values.nbytes
-        return action
-
-    def actions(self, symbol: str) -> Sequence[Action]:
-        found = self._actions.get(symbol)
-        if found is None:
-            listing = listing_of(symbol)
-            if listing is None:
-                return []
-            splits = [Action(symbol, day, new, old) for day, new, old in listing.splits]
-            splits += self._added.get(symbol, [])
-            found = sorted(splits + self._dividends(listing), key=lambda a: a.ex_date)
-            self._actions[symbol] = found
-        return found
-
-    def symbols_with_actions(self) -> Sequence[str]:
-        return sorted({*self._listed, *self._added})
+            super()._forget()
+            self._days_cache = {}
+            self._cache.clear()
+            self._cached_bytes = 0
 
     def _dividends(self, listing: Listing) -> list[Action]:
         """Quarterly cash dividends in March, June, September and December, never on a split."""
@@ -148,7 +100,7 @@ class GeneratedMarket:
         calendar = _calendar(0)
         key = self._key(listing.symbol)
         splits = {day for day, _, _ in listing.splits}
-        splits |= {a.ex_date for a in self._added.get(listing.symbol, [])}
+        splits |= {e.ex_date for e in self._effects.get(listing.symbol, [])}
         sessions = calendar.midnight // DAY
         wanted = _quarter_days(5 + key % 15)
         wanted = wanted[(wanted > day_number(listing.listed) + 30) & (wanted <= sessions[-1])]
@@ -166,18 +118,10 @@ class GeneratedMarket:
     def _key(self, symbol: str) -> int:
         return _symbol_key(self.seed, symbol)
 
-    def _share_factors(self, listing: Listing, days: Int64s) -> Floats:
-        """Return raw over typical price: built-in splits to come, added splits behind."""
-        factors = np.ones(len(days))
-        for ex_date, new, old in listing.splits:
-            factors[days < day_number(ex_date)] *= new / old
-        for action in self._added.get(listing.symbol, []):
-            factors[days >= day_number(action.ex_date)] /= action.ratio
-        return factors
-
     def _closes(self, listing: Listing, days: Int64s) -> Floats:
         typical = np.exp(levels(self._key(listing.symbol), listing.volatility, days))
-        return np.asarray(listing.price * typical * self._share_factors(listing, days))
+        basis = self._share_factors(listing, days) * self._left(listing, days)
+        return np.asarray(listing.price * typical * basis)
 
     def _figures(self, listing: Listing, calendar: TradingCalendar, low: int, high: int) -> _Days:
         """Return the figures of sessions `low` to `high` (exclusive) of `calendar`."""
@@ -185,8 +129,10 @@ class GeneratedMarket:
         days = calendar.midnight[max(low - 1, 0) : high] // DAY
         level = listing.price * np.exp(levels(key, listing.volatility, days))
         share = self._share_factors(listing, days)[-(high - low) :]
-        close = level[-(high - low) :] * share
-        before = (level[:-1] if low else level) * share
+        # What is spun off is missing from the close before as well: no bar shows it leave.
+        basis = share * self._left(listing, days)[-(high - low) :]
+        close = level[-(high - low) :] * basis
+        before = (level[:-1] if low else level) * basis
         days = days[-(high - low) :]
         spread = listing.volatility
         gap, up, down, busy = normals(key, (3, 4, 5, 6), days)
@@ -201,18 +147,20 @@ class GeneratedMarket:
         return _Days(prices, np.rint(volume), ticks_of(before))
 
     def days(self, symbol: str, span: Span, feed: str) -> Bars:
-        listing = listing_of(symbol)
-        if listing is None or span.empty or feed not in ("sip", "iex"):
+        if span.empty or feed not in ("sip", "iex"):
             return Bars.empty()
+        pieces = [self._days_of(held, span, feed) for held in self._tickers.held(symbol)]
+        return pieces[0] if len(pieces) == 1 else Bars.concat(pieces)
+
+    def _days_of(self, held: Held, span: Span, feed: str) -> Bars:
+        listing = held.listing
         calendar = _calendar(span.end)
-        first = calendar.midnight_of(listing.listed)
-        low, high = (
-            int(i) for i in np.searchsorted(calendar.midnight, (max(span.start, first), span.end))
-        )
+        within = _within(held, span, calendar)
+        low, high = (int(i) for i in np.searchsorted(calendar.midnight, within))
         if high <= low:
             return Bars.empty()
         figures = self._figures(listing, calendar, low, high)
-        key = self._key(symbol)
+        key = self._key(listing.symbol)
         midnight = calendar.midnight[low:high]
         values = np.empty((len(COLUMNS), high - low))
         values[:4] = figures.prices / TICK
@@ -230,18 +178,25 @@ class GeneratedMarket:
     def minutes(
         self, symbol: str, span: Span, feed: str, *, newest_first: bool = False
     ) -> Iterator[Bars]:
-        listing = listing_of(symbol)
-        if listing is None or span.empty or feed not in ("sip", "iex"):
+        if span.empty or feed not in ("sip", "iex"):
             return
+        every = self._tickers.held(symbol)
+        for held in reversed(every) if newest_first else every:
+            yield from self._minutes_of(held, span, feed, newest_first=newest_first)
+
+    def _minutes_of(
+        self, held: Held, span: Span, feed: str, *, newest_first: bool
+    ) -> Iterator[Bars]:
+        listing = held.listing
         calendar = _calendar(span.end)
-        first = int(np.searchsorted(calendar.midnight, calendar.midnight_of(listing.listed)))
-        low = max(first, int(np.searchsorted(calendar.extended_close, span.start, side="right")))
-        high = int(np.searchsorted(calendar.extended_open, span.end))
+        within = _within(held, span, calendar)
+        low = int(np.searchsorted(calendar.extended_close, within.start, side="right"))
+        high = int(np.searchsorted(calendar.extended_open, within.end))
         order = range(high - 1, low - 1, -1) if newest_first else range(low, high)
         for session in order:
             bars = self._session(listing, calendar, session).within(span)
             if feed == "iex":
-                bars = _iex(bars, self._key(symbol))
+                bars = _iex(bars, self._key(listing.symbol))
             if len(bars):
                 yield bars
 
@@ -329,6 +284,13 @@ def _symbol_key(seed: int, symbol: str) -> int:
 
 def _calendar(moment: int) -> TradingCalendar:
     return calendar_for(EXCHANGE, max(moment, SystemClock().now_us()))
+
+
+def _within(held: Held, span: Span, calendar: TradingCalendar) -> Span:
+    """Return the part of `span` in which a symbol names what it is held by."""
+    first = calendar.midnight_of(held.first)
+    until = span.end if held.until is None else calendar.midnight_of(held.until)
+    return Span(max(span.start, first), max(first, min(span.end, until)))
 
 
 def _iex(bars: Bars, key: int, *, keep_all: bool = False) -> Bars:

@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +31,8 @@ from marketdata.sandbox.view import MarketView
 from marketdata.sandbox.yahoo import YahooChart
 
 _log = logging.getLogger(__name__)
-# A response that a fault cuts short is no error of the server.
-_log.addFilter(lambda record: "without completing response" not in record.getMessage())
+# A response that a fault withholds or cuts short is no error of the server.
+_log.addFilter(lambda record: not record.getMessage().startswith("ASGI callable returned without"))
 
 
 class Sandbox:
@@ -61,6 +62,8 @@ class Sandbox:
         What the assets endpoint lists, for a generated market.
     api_keys : iterable of str, optional
         Key ids that are accepted; any by default.
+    seconds : callable, optional
+        Seconds since 1970 for rate limits, and for when requests came; real time by default.
     live_row : bool
         Whether Yahoo's answers end with a live row stamped mid-interval while the market is open.
 
@@ -99,12 +102,13 @@ class Sandbox:
         symbols: Sequence[str] | None = None,
         api_keys: Iterable[str] | None = None,
         live_row: bool = True,
+        seconds: Callable[[], float] = time.time,
     ) -> None:
         self.view = MarketView(source or GeneratedMarket(seed, symbols), clock or SystemClock())
         self.requests = RequestLog()
-        self.faults = FaultPlan()
+        self.faults = FaultPlan(seconds)
         self.guard = Guard(
-            None if api_keys is None else frozenset(api_keys), rate_limit, rate_window
+            None if api_keys is None else frozenset(api_keys), rate_limit, rate_window, seconds
         )
         self.alpaca = AlpacaData(self.view, entitled_sip=entitled_sip)
         self.yahoo = YahooChart(self.view, live_row=live_row)
@@ -120,6 +124,7 @@ class Sandbox:
             self.faults,
             self.guard,
             self._connections.reset,
+            lambda: self.clock.now_us(),  # noqa: PLW0108  the clock may be swapped
         )
         self._socket = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
@@ -209,6 +214,7 @@ class Sandbox:
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,  # it says the market's time, not this machine's
             # A stalled request must not hold up the end.
             timeout_graceful_shutdown=1,
             # Requests name hundreds of symbols in their query.

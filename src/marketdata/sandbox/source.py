@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
@@ -32,6 +33,12 @@ Basis = Literal["raw", "split"]
 """The share basis of prices: as traded, or divided by every split that came later."""
 
 ANNOUNCED_BEFORE: Final = timedelta(days=14)
+NAMESPACE: Final = uuid.UUID("5a4d0a5e-62a4-4d1c-9f0e-6d61726b6574")
+SPLITS: Final = ("forward_split", "reverse_split")
+MERGERS: Final = ("cash_merger", "stock_merger", "stock_and_cash_merger")
+ENDS: Final = (*MERGERS, "redemption", "worthless_removal")
+"""Types after which a symbol names nothing any more."""
+_UNDER_BOTH: Final = (*MERGERS, "name_change")
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
@@ -44,13 +51,23 @@ class Asset:
     exchange: str = "NASDAQ"
     kind: str = "EQUITY"
     """``EQUITY`` or ``ETF``, as Yahoo names them."""
+    spans: tuple[tuple[date, date | None], ...] = ()
+    """From when to when, exclusive, the symbol names something, where that has ever changed."""
+
+    def active_on(self, day: date) -> bool:
+        return not self.spans or any(
+            first <= day and (until is None or day < until) for first, until in self.spans
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A split (`new` shares for `old`) or a cash dividend (`amount` a share, raw basis).
+    """A corporate action: a split (`new` shares for `old`), a cash dividend (`amount` a share, raw
+    basis), or one of another `kind`.
 
-    The market is told of it on `announced`; Alpaca files it under `process_date`.
+    The market is told of it on `announced`, at the moment `listed_at` at the earliest; Alpaca
+    files it under `process_date`. Kinds are Alpaca's types, and `new`, `old` and `amount` their
+    rates: new shares for held ones, dollars a share.
     """
 
     symbol: str
@@ -60,21 +77,57 @@ class Action:
     amount: float = 0.0
     process_date: date | None = None
     announced: date | None = None
+    kind: str | None = None
+    """None is a split where `new` differs from `old`, else a cash dividend."""
+    other_symbol: str | None = None
+    """New name, acquirer, or what is spun off."""
+    special: bool = False
+    currency: str | None = None
+    listed_at: int | None = None
+    """Market time, microseconds UTC, before which no answer names it."""
+    given_id: str | None = None
+    """None makes one of symbol, ex-date and type."""
+
+    @property
+    def type(self) -> str:
+        """Alpaca's name of what it is."""
+        if self.kind is not None:
+            return self.kind
+        if self.new == self.old:
+            return "cash_dividend"
+        return "forward_split" if self.new > self.old else "reverse_split"
+
+    @property
+    def id(self) -> str:
+        """Alpaca's id, which a correction does not change."""
+        name = f"{self.symbol} {self.ex_date} {self.type}{' special' if self.special else ''}"
+        return self.given_id or str(uuid.uuid5(NAMESPACE, name))
 
     @property
     def ratio(self) -> float:
-        return self.new / self.old
+        """Shares after it for each one held before."""
+        if self.type == "stock_dividend":
+            return 1 + self.new / self.old
+        return self.new / self.old if self.type in SPLITS else 1.0
 
     @property
     def is_split(self) -> bool:
-        return self.new != self.old
+        """Whether the number of shares changes, by a split or a stock dividend."""
+        return self.ratio != 1.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The symbols under which Alpaca lists it."""
+        both = self.type in _UNDER_BOTH and self.other_symbol
+        return (self.symbol, both) if both else (self.symbol,)
 
     @property
     def processed(self) -> date:
-        """Splits are processed on their ex-date, dividends when paid, two weeks later."""
+        """Dividends are processed when paid, two weeks after the ex-date, all else on it."""
         if self.process_date is not None:
             return self.process_date
-        return self.ex_date if self.is_split else self.ex_date + timedelta(days=14)
+        paid = self.type == "cash_dividend"
+        return self.ex_date + timedelta(days=14) if paid else self.ex_date
 
     @property
     def known_from(self) -> date:
@@ -107,7 +160,7 @@ class MarketSource(Protocol):
         ...
 
     def actions(self, symbol: str) -> Sequence[Action]:
-        """Return splits and dividends, ascending by ex-date."""
+        """Return the corporate actions listed under `symbol`, ascending by ex-date."""
         ...
 
     def symbols_with_actions(self) -> Sequence[str]: ...
@@ -115,6 +168,28 @@ class MarketSource(Protocol):
     def first_day(self, symbol: str) -> date:
         """Return the date of the first daily bar there can be."""
         ...
+
+
+class Ledger:
+    """What is told of actions, where that differs from what happened: corrections, withdrawals."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, Action | None] = {}
+
+    def correct(self, action: Action, changes: dict[str, Any]) -> Action:
+        """Tell of `action` with other values from now on, under the same id; return that."""
+        found = replace(self._told.get(action.id) or action, given_id=action.id, **changes)
+        self._told[action.id] = found
+        return found
+
+    def withdraw(self, action: Action) -> None:
+        """Tell of `action` no longer."""
+        self._told[action.id] = None
+
+    def told(self, actions: Iterable[Action]) -> list[Action]:
+        """Return `actions` as they are told of, ascending by ex-date."""
+        found = (self._told.get(a.id, a) for a in actions)
+        return sorted((a for a in found if a is not None), key=lambda a: (a.ex_date, a.type, a.id))
 
 
 def date_ordinals(timestamps: Int64s) -> Int64s:
@@ -187,7 +262,7 @@ def dividend_factors(timestamps: Int64s, actions: Sequence[Action], closes: Bars
     closing = date_ordinals(closes.timestamp)
     factors = np.ones(len(timestamps))
     for action in actions:
-        if action.amount <= 0:
+        if action.type != "cash_dividend" or action.amount <= 0:
             continue
         number = day_number(action.ex_date)
         before = int(np.searchsorted(closing, number)) - 1

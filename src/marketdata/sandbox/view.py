@@ -153,8 +153,18 @@ class MarketView:
 
     def known_actions(self, symbol: str) -> list[Action]:
         """Return the actions that have been announced by now."""
-        today = self.today
-        return [a for a in self.source.actions(symbol) if a.known_from <= today]
+        today, now = self.today, self.now
+        return [
+            a
+            for a in self.source.actions(symbol)
+            if a.known_from <= today and (a.listed_at is None or a.listed_at <= now)
+        ]
+
+    def whole(self, symbol: str, day: date) -> str:
+        """Return what the source calls the whole history of the instrument that `symbol` names on
+        `day`, its earlier names included; `symbol` itself where the source knows no names."""
+        address = getattr(self.source, "whole", None)
+        return symbol if address is None else str(address(symbol, day))
 
     def factors(self, symbol: str, timestamps: Int64s, wanted: Basis) -> Floats | None:
         """Return price multipliers from the source's share basis to `wanted`, as of today.

@@ -121,7 +121,9 @@ class YahooChart:
     def _query(self, ticker: str, params: Mapping[str, str]) -> ChartQuery:
         asset = self.view.source.asset(ticker.upper().replace("-", "."))
         asset = asset or self.view.source.asset(ticker)
-        if asset is None or self.view.source.first_day(asset.symbol) > self.view.today:
+        today = self.view.today
+        gone = asset is not None and not asset.active_on(today)
+        if asset is None or gone or self.view.source.first_day(asset.symbol) > today:
             raise ChartError(404, "Not Found", "No data found, symbol may be delisted")
         interval = params.get("interval", "1d")
         if interval not in INTRADAY and interval not in COARSE:
@@ -149,7 +151,8 @@ class YahooChart:
             )
         self._check_age(interval, span)
         extended = params.get("includePrePost", "false").lower() == "true"
-        return ChartQuery(asset, ticker.upper(), interval, span, extended, name)
+        address = self.view.whole(asset.symbol, today)
+        return ChartQuery(asset, ticker.upper(), interval, span, extended, name, address)
 
     def _range(self, symbol: str, name: str, interval: str) -> Span:
         calendar, now = self.view.calendar, self.view.now
@@ -197,7 +200,7 @@ class YahooChart:
             )
 
     def _result(self, query: ChartQuery) -> dict[str, Any]:
-        symbol, daily = query.asset.symbol, query.interval in COARSE
+        symbol, daily = query.address, query.interval in COARSE
         bars = self.bars.coarse(query) if daily else self.bars.intraday(query)
         stamps = bars.timestamp
         if query.interval == "1d":
@@ -226,7 +229,7 @@ class YahooChart:
 
     def _events(self, query: ChartQuery) -> dict[str, Any]:
         calendar, today = self.view.calendar, self.view.today
-        actions = self.view.source.actions(query.asset.symbol)
+        actions = self.view.source.actions(query.address)
         dividends: dict[str, Any] = {}
         splits: dict[str, Any] = {}
         for action in actions:
@@ -240,17 +243,21 @@ class YahooChart:
                 continue
             stamp = moment // SECOND
             if action.is_split:
+                # A stock dividend of 1 for 20 is told of as a split of 21 for 20.
+                added = action.old if action.type == "stock_dividend" else 0.0
+                new, old = plain_number(action.new + added), plain_number(action.old)
                 splits[str(stamp)] = {
                     "date": stamp,
-                    "numerator": plain_number(action.new),
-                    "denominator": plain_number(action.old),
-                    "splitRatio": f"{plain_number(action.new)}:{plain_number(action.old)}",
+                    "numerator": new,
+                    "denominator": old,
+                    "splitRatio": f"{new}:{old}",
                 }
-            else:
+            elif action.type == "cash_dividend":
                 later = [
                     a.ratio for a in actions if a.is_split and action.ex_date < a.ex_date <= today
                 ]
-                amount = round(action.amount / float(np.prod(later)), 6)
+                earlier = dividends.get(str(stamp), {"amount": 0.0})["amount"]
+                amount = round(earlier + action.amount / float(np.prod(later)), 6)
                 dividends[str(stamp)] = {"amount": amount, "date": stamp}
         found = {"dividends": dividends, "splits": splits}
         return {name: events for name, events in found.items() if events}
@@ -280,9 +287,9 @@ class YahooChart:
             "range": query.range,
             "validRanges": _VALID_RANGES,
         }
-        newest = self.view.days(symbol, Span(now - 20 * DAY, now), "sip").last(1)
+        newest = self.view.days(query.address, Span(now - 20 * DAY, now), "sip").last(1)
         if len(newest):
-            newest = rebased(newest, self.view.factors(symbol, newest.timestamp, "split"))
+            newest = rebased(newest, self.view.factors(query.address, newest.timestamp, "split"))
             close = float(newest.values[CLOSE, 0])
             traded = min(now, calendar.session_span(session, "regular").end)
             if not math.isnan(close):

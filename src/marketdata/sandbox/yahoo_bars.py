@@ -35,6 +35,8 @@ class ChartQuery:
     span: Span
     extended: bool
     range: str
+    address: str
+    """What the source calls the whole history of the asset, its earlier names included."""
 
 
 class ChartBars:
@@ -48,7 +50,7 @@ class ChartBars:
 
     def coarse(self, query: ChartQuery) -> Bars:
         """Return daily and longer bars, labelled with exchange midnight."""
-        found = list(self.view.bars(query.asset.symbol, COARSE[query.interval], query.span, "sip"))
+        found = list(self.view.bars(query.address, COARSE[query.interval], query.span, "sip"))
         return Bars.concat(found)
 
     def opens(self, midnights: Int64s) -> Int64s:
@@ -63,7 +65,7 @@ class ChartBars:
         reach = Span(query.span.start - step, query.span.end + step)
         found = []
         for section in self._sections(reach, hours):
-            pieces = list(self.view.minutes(query.asset.symbol, section, "sip"))
+            pieces = list(self.view.minutes(query.address, section, "sip"))
             bars = Bars.concat(pieces)
             labels = section.start + (bars.timestamp - section.start) // step * step
             joined = aggregate(bars, labels)
@@ -118,10 +120,10 @@ class ChartBars:
         if query.interval == "1d" and len(bars) and self._is_today(int(bars.timestamp[-1])):
             # The running day's row carries the time of its last trade.
             return bars, np.r_[stamps[:-1], second], adjusted
-        newest = self.view.newest_minute(query.asset.symbol, "sip")
+        newest = self.view.newest_minute(query.address, "sip")
         if not len(newest) or second % MINUTE == 0:
             return bars, stamps, adjusted
-        newest = rebased(newest, self.view.factors(query.asset.symbol, newest.timestamp, "split"))
+        newest = rebased(newest, self.view.factors(query.address, newest.timestamp, "split"))
         values = np.full((len(bars.values), 1), float(newest.values[CLOSE, 0]))
         values[VOLUME] = 0.0
         live = Bars(np.array([second]), values)
@@ -138,7 +140,8 @@ class ChartBars:
         if not len(bars):
             return closes
         today = self.view.today
-        paid = [a for a in self.view.source.actions(symbol) if a.amount and a.ex_date <= today]
+        told = self.view.source.actions(symbol)
+        paid = [a for a in told if a.type == "cash_dividend" and a.ex_date <= today]
         if not paid:
             return closes
         days = self.view.days(symbol, Span(int(bars.timestamp[0]) - 10 * DAY, self.view.now), "sip")

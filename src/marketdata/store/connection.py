@@ -33,6 +33,9 @@ _ANSWER_GRACE: Final = 2.0
 """Seconds beyond the statement timeout after which a silent server counts as gone."""
 _SILENCE_REMEMBERED: Final = 1.0
 """Seconds for which a server that did not answer is not asked again by other threads."""
+_REFUSED_PAUSE: Final = 0.05
+"""Seconds at most before a server that has refused a connection is tried once more: enough for a
+proxy or a burst of clients, and still an error at once where it is down."""
 _CONFLICT_ATTEMPTS: Final = 8
 _CONFLICT_PAUSE: Final = 0.02
 _SNAPSHOT: Final = sql.SQL("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;")
@@ -198,8 +201,8 @@ class Database:
         """Run `work` in one transaction and commit it; return what it returns.
 
         `work` must be idempotent: it runs again after a deadlock or a serialisation failure
-        (boundedly, with jitter), and once after the connection was lost, even during COMMIT,
-        when nobody knows whether the first attempt counted.
+        (boundedly, with jitter), and once after the connection was lost or refused, even lost
+        during COMMIT, when nobody knows whether the first attempt counted.
 
         Parameters
         ----------
@@ -228,12 +231,16 @@ class Database:
                     opened = True
                     return work(connection)
             except FOREIGN as error:
+                if (ended := _ended_by(error)) is not None:
+                    raise ended from None
                 retry = judge(error).retry
                 if retry is Retry.CONFLICT and conflicts < _CONFLICT_ATTEMPTS:
                     conflicts += 1
                     time.sleep(random.uniform(0.2, 1) * _CONFLICT_PAUSE * 2**conflicts)
-                elif retry is Retry.RECONNECTED and opened and losses == 0:
+                elif retry is Retry.RECONNECTED and losses == 0:
                     losses += 1
+                    if not opened:
+                        time.sleep(random.uniform(0.5, 1) * _REFUSED_PAUSE)
                 else:
                     raise translate(error, self.address) from error
 
@@ -343,3 +350,11 @@ def _connection_parameters(
         "tcp_user_timeout": 30_000,
         **{name: value for name, value in given.items() if value is not None},
     }
+
+
+def _ended_by(error: BaseException) -> BaseException | None:
+    """Return what ended the work, such as Ctrl-C, where giving back its connection then failed."""
+    earlier = error.__context__
+    while earlier is not None and isinstance(earlier, Exception):
+        earlier = earlier.__context__
+    return earlier

@@ -10,10 +10,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from marketdata.clock import to_micros
+from marketdata.drift import DriftCount
+from marketdata.store.budget import BudgetUse, uses
 from marketdata.store.connection import Database
 from marketdata.store.counters import TOTALS
 from marketdata.store.job_runs import COLUMNS, JobRun
 from marketdata.store.leases import HOLDINGS, Holding
+from marketdata.store.trail import COUNTS
 from marketdata.types import Timeframe
 
 _SIZES: Final = text("""
@@ -30,25 +33,26 @@ SELECT count(*), coalesce(sum(bar_count - sealed_count), 0)::bigint,
 FROM (SELECT bar_count, sealed_count, corrections,
              (SELECT count(*) FROM unnest(coverage)) AS ranges FROM series) AS s
 """)
-# A derived timeframe is as fresh as what it derives from.
+# A derived timeframe is as fresh as what it derives from, a renamed symbol as what it is now; what
+# does not trade any more is neither fresh nor stale.
 _WANTED: Final = text("""
 WITH wanted AS (
     SELECT DISTINCT symbol, CASE WHEN timeframe ~ '(min|hour)$' THEN '1min' ELSE '1day' END AS base
     FROM symbol_subscriptions
     WHERE ended_at IS NULL AND (pinned OR lease_until > clock_timestamp())),
 known AS (
-    SELECT symbol, timeframe, max(upper(coverage)) AS until FROM series GROUP BY 1, 2)
+    SELECT symbol, timeframe, max(upper(coverage)) AS until FROM series GROUP BY 1, 2),
+today AS (
+    SELECT DISTINCT ON (s.symbol) s.symbol, i.symbol AS name, i.status
+    FROM instrument_symbols AS s JOIN instruments AS i USING (provider, instrument)
+    WHERE s.symbol IN (SELECT symbol FROM instrument_symbols
+                       WHERE NOT (lower_inf(valid) AND upper_inf(valid)))
+    ORDER BY s.symbol, s.valid DESC)
 SELECT w.base, k.until, count(*)
-FROM wanted AS w LEFT JOIN known AS k ON k.symbol = w.symbol AND k.timeframe = w.base
+FROM wanted AS w LEFT JOIN today AS t ON t.symbol = w.symbol
+LEFT JOIN known AS k ON k.symbol = coalesce(t.name, w.symbol) AND k.timeframe = w.base
+WHERE t.status IS DISTINCT FROM 'ended'
 GROUP BY 1, 2
-""")
-_BUDGET: Final = text("""
-SELECT coalesce(max(used), 0), bool_or(paused) FROM (
-    SELECT (SELECT sum(g) FROM unnest(granted) WITH ORDINALITY AS u (g, at)
-            WHERE newest - (newest % 61 + 61 - (at - 1)) % 61
-                  > floor(extract(epoch FROM clock_timestamp())) - 60) AS used,
-           paused_until > clock_timestamp() AS paused
-    FROM rate_budgets) AS b
 """)
 _RUNS: Final = text(f"""
 SELECT DISTINCT ON (job) {COLUMNS} FROM job_runs
@@ -69,6 +73,10 @@ _PASSED_OVER: Final = text("""
 SELECT job, outcome, count(*) FROM job_runs
 WHERE outcome IN ('skipped', 'missed', 'error') AND started_at > clock_timestamp() - interval '1 day'
 GROUP BY 1, 2
+""")
+_TRAIL: Final = text("""
+SELECT (SELECT coalesce(sum(tombstones), 0)::bigint FROM series),
+       pg_total_relation_size('bar_revisions'::regclass)
 """)
 _TIMEOUT: Final = 5.0
 
@@ -106,6 +114,14 @@ class Figures:
     ``error``."""
     leases: Mapping[str, Holding]
     counters: Mapping[str, int]
+    budgets: tuple[BudgetUse, ...] = ()
+    """How each credential's request budget stands, the most used first."""
+    drift: tuple[DriftCount, ...] = ()
+    """How many observed bars replaced stored ones, by kind of series, stage and field."""
+    tombstones: int = 0
+    """Bars that their provider has withdrawn."""
+    trail_bytes: int = 0
+    """Of bar_revisions, indexes included."""
 
     @property
     def leader(self) -> Holding | None:
@@ -155,7 +171,8 @@ def _look(connection: Connection) -> Figures:
     def rows(statement: Any) -> list[Any]:
         return list(connection.execute(statement).all())
 
-    (sizes,), (series,), (budget,) = rows(_SIZES), rows(_SERIES), rows(_BUDGET)
+    (sizes,), (series,), (trail,) = rows(_SIZES), rows(_SERIES), rows(_TRAIL)
+    budgets = uses(connection)
     wanted: dict[Timeframe, dict[int | None, int]] = {}
     for base, until, count in rows(_WANTED):
         wanted.setdefault(Timeframe(base), {})[_micros(until)] = count
@@ -173,14 +190,18 @@ def _look(connection: Connection) -> Figures:
         torn=torn,
         gaps=gaps,
         wanted=wanted,
-        requests_used=int(budget[0]),
-        requests_paused=bool(budget[1]),
+        requests_used=max((b.used for b in budgets), default=0),
+        requests_paused=any(b.paused for b in budgets),
         runs={row[0]: JobRun(*row) for row in rows(_RUNS)},
         successes={row[0]: JobRun(*row) for row in rows(_SUCCESSES)},
         failures=dict(rows(_FAILURES)),
         passed_over={(job, outcome): count for job, outcome, count in rows(_PASSED_OVER)},
         leases={row[0]: Holding(*row) for row in rows(HOLDINGS)},
         counters=dict(rows(TOTALS)),
+        budgets=budgets,
+        drift=tuple(DriftCount(*row) for row in rows(text(COUNTS))),
+        tombstones=int(trail[0]),
+        trail_bytes=int(trail[1]),
     )
 
 

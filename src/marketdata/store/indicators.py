@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from marketdata.clock import from_micros
+from marketdata.corporate_actions import SHARE_CHANGES
 from marketdata.indicator_values import History, Newest
 from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.wire import COPY_HEADER, COPY_TRAILER, POSTGRES_EPOCH, key_columns
@@ -114,12 +115,23 @@ LEFT JOIN indicator_latest AS l ON l.series = i.number AND l.set_number = :set_n
 WHERE NOT isempty(s.coverage) AND (l.series IS NULL OR l.revision < s.revision)
 ORDER BY k.n
 """)
+# A share change that was recorded, corrected or withdrawn, or has come into effect, since the
+# values were computed.
+_OUTDATED: Final = text("""
+SELECT DISTINCT i.provider, i.feed, i.symbol, i.timeframe
+FROM corporate_actions AS a
+JOIN indicator_series AS i USING (provider, symbol)
+JOIN indicator_latest AS l ON l.series = i.number
+WHERE a.provider = :provider AND a.type = ANY (:kinds) AND a.ex_date <= :now
+  AND (a.fetched_at > l.actions_as_of OR a.ex_date > l.actions_as_of)
+  AND i.adjustment = :adjustment AND l.set_number = :set_number
+""")
 _ASKED: Final = """
 SELECT string_agg(int8send(k.n), ''), string_agg(timestamptz_send(lower(c.asked)), ''),
        string_agg(timestamptz_send(c.checked_at), '')
 FROM unnest(%(symbols)s::text[]) WITH ORDINALITY AS k (symbol, n)
 JOIN action_checks AS c USING (symbol)
-WHERE c.provider = %(provider)s AND c.type = 'split'
+WHERE c.provider = %(provider)s
 """
 _KEPT: Final = text(f"""
 SELECT k.n, h.set_number, h.action_version
@@ -219,9 +231,22 @@ class PostgresIndicators:
         rows = self._database.run(lambda c: c.execute(_BEHIND, parameters).all(), snapshot=True)
         return [n - 1 for (n,) in rows]
 
+    def outdated(self, provider: str, now_us: int) -> list[SeriesKey]:
+        """Return the series whose newest values may rest on other share changes than are known and
+        in effect at `now_us`."""
+        parameters = {
+            "provider": provider,
+            "kinds": sorted(SHARE_CHANGES),
+            "now": from_micros(now_us),
+            "adjustment": self._adjustment,
+            "set_number": self._set_number(),
+        }
+        rows = self._database.run(lambda c: c.execute(_OUTDATED, parameters).all(), snapshot=True)
+        return [SeriesKey(told, feed, symbol, Timeframe(t)) for told, feed, symbol, t in rows]
+
     def asked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Return, for symbols ever asked about splits, the first ex-date asked for and the market
-        time of asking; what `ActionStore.checked` says, for ten thousand symbols a minute."""
+        """Return, for symbols ever asked about corporate actions, the first ex-date asked for and the
+        market time of asking; what `ActionStore.checked` says, for ten thousand symbols a minute."""
         parameters = {"provider": provider, "symbols": list(symbols)}
         places, starts, times = self._packed(_ASKED, parameters)
         starts, times = starts + POSTGRES_EPOCH, times + POSTGRES_EPOCH

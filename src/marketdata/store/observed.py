@@ -149,6 +149,8 @@ class Decision(NamedTuple):
     """Part of `write` after which a read answers differently."""
     had: Bools
     """Whether a bar was stored, and not withdrawn, under this label."""
+    known: Bools
+    """Whether anything was stored under this label, a withdrawal included."""
 
     def added(self, withdrawn: Bools) -> Int64s:
         """Return by how much each grows the number of stored bars: 1, 0 or -1."""
@@ -176,7 +178,7 @@ def decide(new: Observed, stored: Observed, noted: Bools, stage_at: StageAt) -> 
     """
     if not len(stored):
         none = np.zeros(len(new), np.bool_)
-        return Decision(~none, ~new.withdrawn, none)
+        return Decision(~none, ~new.withdrawn, none, none)
     places, known = _find(new, stored)
     was_withdrawn = stored.withdrawn[places] & known
     higher = known & (new.revision > stored.revision[places])
@@ -194,7 +196,24 @@ def decide(new: Observed, stored: Observed, noted: Bools, stage_at: StageAt) -> 
         replaces[doubtful] = stage[doubtful] >= held
     had = known & ~was_withdrawn
     changes = replaces | (~known & ~new.withdrawn)
-    return Decision(~known | replaces | lifts, changes, had)
+    return Decision(~known | replaces | lifts, changes, had, known)
+
+
+class Replaced(NamedTuple):
+    """Observations with what each of them replaced: two of the same length."""
+
+    new: Observed
+    old: Observed
+
+
+def replaced(new: Observed, stored: Observed, decision: Decision) -> Replaced:
+    """Return the observations that replace a stored bar, or a withdrawal, with other values."""
+    chosen = decision.changes & decision.known
+    if not chosen.any():
+        return Replaced(Observed.empty(), Observed.empty())
+    replacing = new.take(chosen)
+    places, _ = _find(replacing, stored)
+    return Replaced(replacing, stored.take(places))
 
 
 def _stage_grows(stage: Int64s, revision: Int64s) -> Bools:

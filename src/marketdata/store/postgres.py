@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from marketdata.bar_history import Trail
+from marketdata.corporate_actions import ActionKind, CorporateAction
 from marketdata.errors import MarketDataError
 from marketdata.protocols import (
-    ActionKind,
+    ActionChange,
     BeforeCommit,
     Commit,
     FlightOutcome,
     FlightTicket,
+    Priority,
     ReadRequest,
     SeriesState,
 )
@@ -24,8 +27,9 @@ from marketdata.store.flights import PostgresFlights
 from marketdata.store.holdings import Holding, Holdings, StoreStatus, SymbolMetadata
 from marketdata.store.migrations import Migrator, migration_sql
 from marketdata.store.reading import BarReader
+from marketdata.store.trail import PostgresTrail
 from marketdata.store.writing import BarWriter
-from marketdata.types import Bars, SeriesKey, Split
+from marketdata.types import Bars, SeriesKey
 
 
 class PostgresStore:
@@ -46,6 +50,8 @@ class PostgresStore:
         Seconds: for one connection attempt; for a free connection; for one statement; for a lock.
     application_name : str
         Name in ``pg_stat_activity``.
+    trail : collection of str, optional
+        Symbols of which this process keeps replaced values; None for all.
 
     Raises
     ------
@@ -64,6 +70,7 @@ class PostgresStore:
         statement_timeout: float = 60.0,
         lock_timeout: float = 30.0,
         application_name: str = "marketdata",
+        trail: Collection[str] | None = None,
     ) -> None:
         self.database = Database(
             database_url,
@@ -76,7 +83,9 @@ class PostgresStore:
             application_name=application_name,
         )
         self._reader = BarReader(self.database)
-        self._writer = BarWriter(self.database)
+        self._writer = BarWriter(self.database, trail)
+        self.past = PostgresTrail(self.database)
+        """The trail, drift counters and tombstones."""
         self._flights = PostgresFlights(self.database)
         self._budget = PostgresBudget(self.database)
         self._actions = PostgresActions(self.database)
@@ -142,6 +151,12 @@ class PostgresStore:
         """See `BarStore.commit` and `BarWriter.commit`."""
         return self._writer.commit(commits, before_commit)
 
+    def trail(
+        self, requests: Sequence[ReadRequest], after_us: int | None = None
+    ) -> dict[SeriesKey, Trail]:
+        """See `BarStore.trail`."""
+        return self.past.read(requests, after_us)
+
     # ------------------------------------------------------------------------- flights
 
     def board(self, keys: Sequence[SeriesKey], span: Span, lease: float) -> FlightTicket:
@@ -162,9 +177,15 @@ class PostgresStore:
 
     # -------------------------------------------------------------------------- budget
 
-    def take(self, credential: str, limit_per_minute: int, reserve: int = 0) -> float:
+    def take(
+        self, credential: str, limit_per_minute: int, priority: Priority = Priority.READ
+    ) -> float:
         """See `RateBudget.take`."""
-        return self._budget.take(credential, limit_per_minute, reserve)
+        return self._budget.take(credential, limit_per_minute, priority)
+
+    def told(self, credential: str, limit_per_minute: int, left: int | None) -> None:
+        """See `RateBudget.told`."""
+        self._budget.told(credential, limit_per_minute, left)
 
     def pause(self, credential: str, seconds: float) -> None:
         """See `RateBudget.pause`."""
@@ -172,26 +193,38 @@ class PostgresStore:
 
     # ------------------------------------------------------------------------- actions
 
-    def splits(self, provider: str, symbols: Sequence[str]) -> dict[str, list[Split]]:
-        """See `ActionStore.splits`."""
-        return self._actions.splits(provider, symbols)
+    def actions(
+        self, provider: str, symbols: Sequence[str], kinds: Collection[ActionKind] | None = None
+    ) -> dict[str, list[CorporateAction]]:
+        """See `ActionStore.actions`."""
+        return self._actions.actions(provider, symbols, kinds)
 
-    def checked(
-        self, provider: str, symbols: Sequence[str], kind: ActionKind = "split"
-    ) -> dict[str, tuple[Span, int]]:
+    def history(
+        self, provider: str, symbols: Sequence[str], known_us: int
+    ) -> dict[str, list[CorporateAction]]:
+        """See `ActionStore.history`."""
+        return self._actions.history(provider, symbols, known_us)
+
+    def checked(self, provider: str, symbols: Sequence[str]) -> dict[str, tuple[Span, int]]:
         """See `ActionStore.checked`."""
-        return self._actions.checked(provider, symbols, kind)
+        return self._actions.checked(provider, symbols)
+
+    def checks(self, provider: str) -> dict[str, tuple[Span, int]]:
+        """Return, for every symbol whose actions were ever asked for, the ex-date span asked, and
+        the market time at which the whole of it was asked last."""
+        return self._actions.checks(provider)
 
     def record(
         self,
         provider: str,
-        splits: Mapping[str, Sequence[Split]],
+        actions: Mapping[str, Sequence[CorporateAction]],
         asked: Span,
         observed_us: int,
-        kind: ActionKind = "split",
-    ) -> None:
-        """See `ActionStore.record`."""
-        self._actions.record(provider, splits, asked, observed_us, kind)
+        before_commit: Callable[[list[ActionChange]], None] | None = None,
+    ) -> list[ActionChange]:
+        """See `ActionStore.record`; `before_commit` is called with what changes, if anything does,
+        in the transaction that changes it."""
+        return self._actions.record(provider, actions, asked, observed_us, before_commit)
 
     # ------------------------------------------------------------------------ holdings
 

@@ -35,13 +35,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, LiteralString, NamedTuple
 
-import numpy as np
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection
 
 from marketdata.clock import from_micros, to_micros
 from marketdata.errors import StoreError, StoreUnavailableError
+from marketdata.pausing import SNAPSHOT_TAKEN, pause_point
 from marketdata.protocols import ReadRequest, SeriesState
 from marketdata.spans import Span, intersect, subtract
 from marketdata.store.connection import Database, Driver, driver
@@ -221,6 +221,7 @@ class BarReader:
 
     def _read(self, raw: Driver, requests: Sequence[ReadRequest]) -> _Found:
         states, corrected = _states(raw, [request.key for request in requests])
+        pause_point(SNAPSHOT_TAKEN)
         blocks: list[list[_Block]] = []
         sealed: list[SealedSpans] = []
         count = 0
@@ -308,7 +309,7 @@ def _assembled(key: SeriesKey, found: _Found, number: int) -> Bars:
             found.sealed[number],
             found.corrections.get(number),
         )
-    if len(bars) > 1 and not (np.diff(bars.timestamp) > 0).all():
+    if not (bars.timestamp[1:] > bars.timestamp[:-1]).all():
         raise StoreError(f"bars of {key} did not come back in order")
     return bars
 

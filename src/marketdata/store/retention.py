@@ -1,4 +1,7 @@
-"""Dropping: intraday bars that are too old, chunks that are damaged, partitions that are empty."""
+"""Dropping: intraday bars that are too old, chunks that are damaged, partitions that are empty.
+
+What is known of the past of bars goes with them.
+"""
 
 # Statements are composed of this module's constants only; every value is bound.
 # ruff: noqa: S608
@@ -16,7 +19,7 @@ from marketdata.clock import from_micros
 from marketdata.errors import StoreError, StoreUnavailableError
 from marketdata.protocols import BeforeCommit
 from marketdata.spans import Span, intersect, subtract
-from marketdata.store import chunk_table, corrections, rows, sealed, series_table
+from marketdata.store import chunk_table, corrections, rows, sealed, series_table, trail
 from marketdata.store.chunk_table import StoredChunk
 from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.observed import Observed, apply
@@ -83,7 +86,9 @@ class Retention:
                 return 0
             old = chunk_table.overlapping(raw, [key], {1: [gone]})
             out = [chunk for chunk in old if chunk.span.end <= before]
-            return _remove(raw, key, state, [gone], old, out, before_commit)
+            removed = _remove(raw, key, state, [gone], old, out, before_commit)
+            trail.forget(raw, key, [gone])
+            return removed
 
         return self._database.run(lambda c: work(driver(c)))
 
@@ -101,7 +106,9 @@ class Retention:
             out = [chunk for chunk in touching if not _sound(key, chunk)]
             spans = [chunk.span for chunk in out]
             if out:
-                _remove(raw, key, state, intersect(spans, state.sealed), out, out, before_commit)
+                days = intersect(spans, state.sealed)
+                _remove(raw, key, state, days, out, out, before_commit)
+                trail.forget(raw, key, days, known=False)
             return spans
 
         return self._database.run(lambda c: work(driver(c)))

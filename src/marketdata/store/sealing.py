@@ -11,6 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from marketdata.pausing import (
+    SEAL_CHUNKS_WRITTEN,
+    SEAL_READ,
+    SEAL_ROWS_DELETED,
+    SEAL_STEP_DONE,
+    pause_point,
+)
 from marketdata.spans import Span, intersect, normalise, subtract
 from marketdata.store import chunk_table, corrections, rows, sealed, series_table
 from marketdata.store.connection import Database, Driver, driver
@@ -106,6 +113,7 @@ class Sealer:
         more = True
         while more:
             done, more = self._partitions.run(lambda raw: _seal_one_month(raw, key, before))
+            pause_point(SEAL_STEP_DONE)
             if done.bars or more:
                 yield done
         yield self._partitions.run(lambda raw: _tidy(raw, key))
@@ -154,12 +162,15 @@ def _seal_one_month(raw: Driver, key: SeriesKey, before: int) -> tuple[Moved, bo
         return Moved(), False
     own = intersect(days, [next(month_spans(days[0]))])
     found = rows.read(raw, [key], Stretches.of({1: own}))
+    pause_point(SEAL_READ)
     sealed.make_room(raw, [key], {1: state.sealed}, {1: own})
     made = sealed.new_chunks(1, own, found)
     written = chunk_table.store(raw, [key], made)
+    pause_point(SEAL_CHUNKS_WRITTEN)
     if len(found):
         rows.delete_spans(raw, [key], {1: own})
         rows.refresh_ends(raw, [key])
+    pause_point(SEAL_ROWS_DELETED)
     raw.execute(_SEAL, {**fields_of(key), "days": multirange_text(own), "bars": len(found)})
     moved = Moved(len(found), sum(len(m.bars) > 0 for m in made), written)
     return moved, own != days

@@ -30,13 +30,15 @@ _LOCK_ONE: Final = (
 # One packed row for all series, as in `rows`.
 _LOCK: Final = f"""
 WITH locked AS MATERIALIZED (
-    SELECT k.n::integer AS n, s.first_bar, s.last_bar, upper(s.sealed) AS sealed_until, s.tombstones
+    SELECT k.n::integer AS n, s.first_bar, s.last_bar, upper(s.sealed) AS sealed_until,
+           upper(s.coverage) AS covered_until, s.tombstones
     FROM {KEYS} JOIN series AS s USING (provider, feed, symbol, timeframe)
     ORDER BY k.n FOR NO KEY UPDATE OF s)
 SELECT string_agg(int4send(n), NULL),
        string_agg(timestamptz_send(coalesce(first_bar, 'infinity')), NULL),
        string_agg(timestamptz_send(coalesce(last_bar, '-infinity')), NULL),
        string_agg(timestamptz_send(coalesce(sealed_until, '-infinity')), NULL),
+       string_agg(timestamptz_send(coalesce(covered_until, '-infinity')), NULL),
        string_agg(int4send(tombstones), NULL)
 FROM locked
 """
@@ -129,9 +131,9 @@ class LockedSeries:
 
     Attributes
     ----------
-    first_bar, last_bar, sealed_until : ndarray of int64
-        By place of the series, number - 1; `NEVER`, and `LONG_AGO` for the last two, where there
-        is nothing.
+    first_bar, last_bar, sealed_until, covered_until : ndarray of int64
+        By place of the series, number - 1; `NEVER`, and `LONG_AGO` for all but the first, where
+        there is nothing.
     tombstones : ndarray of int64
     """
 
@@ -145,10 +147,11 @@ class LockedSeries:
             raw.execute(_NEW_SERIES, columns)
             row = raw.execute(_LOCK, columns, binary=True).fetchone()
         assert row is not None
-        _, first, last, sealed, tombstones = row
+        _, first, last, sealed, covered, tombstones = row
         self.first_bar = _instants(first)
         self.last_bar = _instants(last)
         self.sealed_until = _instants(sealed)
+        self.covered_until = _instants(covered)
         self.tombstones = np.frombuffer(tombstones, ">i4").astype(np.int64)
 
     def __getitem__(self, number: int) -> SeriesRow:

@@ -5,13 +5,14 @@
 2. Read what is stored under the same labels, packed, and decide in `observed` what replaces what:
    a session read again without corrections writes nothing.
 3. Write: rows by COPY into a temporary table and one ordered upsert; what differs from sealed bars
-   into `bar_corrections`; whole final days of a backfill straight into chunks.
+   into `bar_corrections`; whole final days of a backfill straight into chunks. What was replaced
+   goes to the trail (`history`).
 4. Merge coverage and counts in SQL, call `before_commit`, COMMIT.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,13 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from marketdata.errors import StoreError
+from marketdata.pausing import (
+    BARS_WRITTEN,
+    COMMITTED,
+    COVERAGE_WRITTEN,
+    FLOOR_RAISED,
+    pause_point,
+)
 from marketdata.protocols import BeforeCommit, Commit
 from marketdata.spans import Span, intersect, normalise, subtract
 from marketdata.store import chunk_table, corrections, rows, sealed, series_table
@@ -26,6 +34,7 @@ from marketdata.store.batches import Batch, batch_of
 from marketdata.store.chunk_table import NewChunk
 from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.failures import FOREIGN, missing_partition
+from marketdata.store.history import History
 from marketdata.store.observed import Decision, Int32s, Observed, apply, decide
 from marketdata.store.rows import Stretches
 from marketdata.store.series_table import Changes, LockedSeries, inside
@@ -46,10 +55,16 @@ class MissingPartitionsError(Exception):
 
 
 class BarWriter:
-    """Stores bars with their coverage; idempotent, so that a lost reply may be answered by a retry."""
+    """Stores bars with their coverage; idempotent, so that a lost reply may be answered by a retry.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    Parameters
+    ----------
+    trail : collection of str, optional
+        Symbols whose replaced values are kept; None for all.
+    """
+
+    def __init__(self, database: Database, trail: Collection[str] | None = None) -> None:
+        self._trail = trail
         self.partitions = Partitions(database)
 
     def commit(
@@ -78,9 +93,11 @@ class BarWriter:
         batch = batch_of(commits)
 
         def work(raw: Driver) -> dict[SeriesKey, int]:
-            return _Transaction(raw, batch, self.partitions).store(before_commit)
+            return _Transaction(raw, batch, self.partitions, self._trail).store(before_commit)
 
-        return self.partitions.run(work)
+        revisions = self.partitions.run(work)
+        pause_point(COMMITTED)
+        return revisions
 
 
 class Partitions:
@@ -138,13 +155,16 @@ class Partitions:
 class _Transaction:
     """One attempt to store a batch."""
 
-    def __init__(self, raw: Driver, batch: Batch, partitions: Partitions) -> None:
+    def __init__(
+        self, raw: Driver, batch: Batch, partitions: Partitions, trail: Collection[str] | None
+    ) -> None:
         self._raw = raw
         self._keys = batch.keys
         self._batch = batch
         self._partitions = partitions
         self._changes = Changes.none(len(batch.keys))
         self._locked = LockedSeries(raw, batch.keys)
+        self._history = History(raw, batch.keys, self._locked, trail)
         self._corrected: set[int] = set()
         """Numbers of series whose corrections were changed."""
         self._emptied: set[int] = set()
@@ -166,10 +186,14 @@ class _Transaction:
             if fresh:
                 chosen = places == _FRESH
                 self._write_chunks(new.take(chosen), noted[chosen], fresh)
+        pause_point(BARS_WRITTEN)
+        self._history.store()
         revisions = series_table.update(self._raw, self._batch, self._changes)
         self._look_again()
+        pause_point(COVERAGE_WRITTEN)
         if before_commit is not None:
             before_commit(revisions)
+        pause_point(FLOOR_RAISED)
         return revisions
 
     # ------------------------------------------------------------------- where bars are to go
@@ -213,7 +237,9 @@ class _Transaction:
     def _write_rows(self, new: Observed, noted: Bools) -> None:
         number, low, high = _runs(new)
         stretches = Stretches(number, new.timestamp[low], new.timestamp[high - 1] + 1)
-        decision = decide(new, self._stored_rows(stretches), noted, self._locked.stages)
+        stored = self._stored_rows(stretches)
+        decision = decide(new, stored, noted, self._locked.stages)
+        self._history.note(new, stored, decision)
         live = new.take(decision.write & ~new.withdrawn)
         self._partitions.require(self._keys, live)
         rows.write(self._raw, self._keys, live)
@@ -231,6 +257,7 @@ class _Transaction:
         }
         stored = sealed.view(self._raw, self._keys, spans)
         decision = decide(new, stored, noted, self._locked.stages)
+        self._history.note(new, stored, decision)
         found = new.take(decision.write)
         corrections.write(self._raw, self._keys, found, np.ones(len(found), np.bool_))
         self._corrected.update(np.unique(found.number).tolist())
@@ -242,6 +269,7 @@ class _Transaction:
     ) -> None:
         stored = self._stored_rows(Stretches.of(days))
         decision = decide(new, stored, noted, self._locked.stages)
+        self._history.note(new, stored, decision)
         written = new.take(decision.write)
         self._note_withdrawals(new, decision, written.live())
         merged = apply(written, stored).live()

@@ -1,0 +1,188 @@
+"""``get_actions``: what happened to shares, as the provider says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from marketdata.adjust import FAMILIES
+from marketdata.arguments import Symbols, check_choice, deadline_of, symbol_list
+from marketdata.connected import Connected
+from marketdata.corporate_actions import ActionKind, CorporateAction
+from marketdata.errors import InvalidRangeError
+from marketdata.ranges import Moment, read_as_of, read_moment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from marketdata.clock import Deadline
+
+_NAT: Final = np.iinfo(np.int64).min
+_KINDS: Final = tuple(str(kind) for kind in ActionKind)
+
+
+class ActionCalls(Connected):
+    """The calls about corporate actions."""
+
+    def get_actions(
+        self,
+        symbols: Symbols,
+        *,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        kinds: str | Collection[str] | None = None,
+        as_of: Moment | None = None,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Return the corporate actions of `symbols`; the broker is asked where it was not asked
+        about these dates within the last twelve hours.
+
+        Raw bars are stored as traded; ``adjustment=`` of `get_bars` applies these on read.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+        start, end : optional
+            Ex-dates ``[start, end)``, as for `get_bars`. By default everything the broker has,
+            announced ex-dates of the next 45 days included.
+        kinds : str or collection of str, optional
+            Only these: ``split``, ``stock_dividend``, ``cash_dividend``, ``spin_off``, ``merger``,
+            ``name_change``, ``delisting``, ``other``.
+        as_of : optional
+            What was known at this moment: announced by then (where no announcement is known: with
+            an ex-date by then), and as the provider had stated it by then. Its first statement
+            counts as always known.
+        timeout : float, optional
+            Seconds the call may take in all; by default ``MARKETDATA_TIMEOUT``.
+
+        Returns
+        -------
+        DataFrame
+            One row an action, ascending by ex-date, then symbol; a RangeIndex. A rename is one
+            row, whichever of its names is asked for.
+
+            =============  =====================================================================
+            symbol         before the action: the old name, the company that is taken over
+            kind           one of the kinds above
+            ex_date        naive date: the first session on the new basis, under the new name, or
+                           without the symbol
+            new, old       float: `new` shares for `old` (split), further for each `old`
+                           (stock dividend), of `other_symbol` for `old` (spin-off, merger)
+            cash           float, dollars a share on the basis of the session before
+            other_symbol   new name, acquirer, what is spun off
+            process_date   naive date at which the provider books it: a dividend's day of payment
+            announced_at   UTC, where it is known
+            fetched_at     UTC, when the provider first stated it as it is here (market time)
+            id             the provider's own; empty where it has none
+            special        bool: a dividend out of the usual order, a fund's capital gain
+            doubt          empty, or why prices cannot be adjusted across the actions of this
+                           ex-date: such a read is refused. A dividend whose reference close is
+                           not stored yet is in no doubt
+            =============  =====================================================================
+
+            What does not apply is NaN, NaT or None.
+
+        Raises
+        ------
+        BrokerError, DataUnavailableError
+            The actions were never asked for and cannot be had; whether a retry helps, the error
+            says.
+        RequestError
+            An argument cannot be right; a retry does not help.
+        """
+        names, _ = symbol_list(symbols)
+        wanted = _kinds(kinds)
+        deadline = deadline_of(timeout, self._settings.timeout)
+        calendar, now_us = self._calendar(), self._clock.now_us()
+        moment = None if as_of is None else read_as_of(as_of, calendar, now_us)
+        since = None if start is None else read_moment(start, calendar, now_us, "start")
+        until = None if end is None else read_moment(end, calendar, now_us, "end")
+        if since is not None and until is not None and since >= until:
+            raise InvalidRangeError("end is not after start", cure="end is exclusive")
+        runtime = self._runtime
+        first = runtime.broker.capabilities(runtime.source.feed).earliest
+        first = max(first, calendar.first) if since is None else since
+        found = runtime.actions.checked(runtime.provider, names, first, deadline)
+        if moment is not None:
+            told = runtime.action_store.history(runtime.provider, names, moment)
+            found = {s: [a for a in listed if a.known_us <= moment] for s, listed in told.items()}
+        asked_for = [
+            (name, a)
+            for name, listed in found.items()
+            for a in listed
+            if a.kind in wanted
+            and (since is None or a.ex_date >= since)
+            and (until is None or a.ex_date < until)
+        ]
+        doubted = self._doubted(asked_for, now_us, deadline, moment)
+        chosen = {
+            (a.symbol, a.kind, a.ex_date, a.id, a.cash): (
+                a,
+                doubted.get((name, a.ex_date), "") if a.kind in FAMILIES["all"] else "",
+            )
+            for name, a in asked_for
+        }
+        rows = sorted(
+            chosen.values(), key=lambda r: (r[0].ex_date, r[0].symbol, r[0].kind, r[0].id)
+        )
+        frame = _frame([action for action, _ in rows], [doubt for _, doubt in rows])
+        frame.attrs["marketdata"] = {"provider": runtime.provider, "simulated": runtime.simulated}
+        return frame
+
+    def _doubted(
+        self,
+        asked_for: Sequence[tuple[str, CorporateAction]],
+        now_us: int,
+        deadline: Deadline,
+        as_of_us: int | None,
+    ) -> dict[tuple[str, int], str]:
+        """Return why prices cannot be adjusted, by the symbol asked for and ex-date."""
+        names = dict.fromkeys(name for name, a in asked_for if a.kind in FAMILIES["all"])
+        if not names:
+            return {}
+        link = self._runtime.links[0]
+        found = link.adjuster.doubts(
+            link.provider, link.feed, list(names), now_us, deadline, as_of_us
+        )
+        return {(doubt.symbol, doubt.ex_date): doubt.why for doubt in found}
+
+
+def _kinds(kinds: str | Collection[str] | None) -> frozenset[str]:
+    if kinds is None:
+        return frozenset(_KINDS)
+    words = [kinds] if isinstance(kinds, str) else list(kinds)
+    for word in words:
+        check_choice("kinds", word, _KINDS)
+    return frozenset(words)
+
+
+def _frame(actions: list[CorporateAction], doubts: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    def moments(values: list[int | None]) -> pd.DatetimeIndex:
+        micros = np.array([_NAT if v is None else v for v in values], np.int64)
+        return pd.DatetimeIndex(micros.view("datetime64[us]")).tz_localize("UTC")
+
+    def dates(values: list[int | None]) -> pd.DatetimeIndex:
+        # Exchange midnights are four or five hours behind those of UTC.
+        return moments(values).tz_convert("America/New_York").tz_localize(None)
+
+    return pd.DataFrame(
+        {
+            "symbol": pd.array([a.symbol for a in actions], dtype="str"),
+            "kind": pd.array([str(a.kind) for a in actions], dtype="str"),
+            "ex_date": dates([a.ex_date for a in actions]),
+            "new": np.array([a.new for a in actions], np.float64),
+            "old": np.array([a.old for a in actions], np.float64),
+            "cash": np.array([a.cash for a in actions], np.float64),
+            "other_symbol": pd.array([a.other_symbol for a in actions], dtype="str"),
+            "process_date": dates([a.process_date for a in actions]),
+            "announced_at": moments([a.announced_us for a in actions]),
+            "fetched_at": moments([a.fetched_us for a in actions]),
+            "id": pd.array([a.id for a in actions], dtype="str"),
+            "special": pd.array([a.special for a in actions], dtype="bool"),
+            "doubt": pd.array(doubts, dtype="str"),
+        }
+    )
