@@ -143,14 +143,6 @@ def test_exit_codes_are_complete():
     assert sorted(listed) == sorted(known)
 
 
-def test_what_is_missing_is_complete():
-    named = {name for row in rows(section("Not in this release")) for name in code(row[0])}
-    source = inspect.getsource(Client)
-    refused = set(re.findall(r'_not_yet\("(\w+)"', source))
-    assert refused == {n.removeprefix("md.") for n in named if n.startswith("md.")}
-    assert {"as_of", 'adjustment="dividend"', 'adjustment="all"'} <= named
-
-
 # ------------------------------------------------------------------------------------- names
 
 
