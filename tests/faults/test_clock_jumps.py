@@ -14,7 +14,7 @@ import pytest
 
 from marketdata.aggregator import Aggregator
 from marketdata.client import Client
-from marketdata.clock import Clock, from_micros, to_micros
+from marketdata.clock import Clock, FixedClock, from_micros, to_micros
 from marketdata.config import Settings
 from marketdata.jobs import NIGHTLY
 from marketdata.protocols import ReadRequest
@@ -106,6 +106,15 @@ def test_a_clock_that_is_ahead_is_said_once(stack: Stack) -> None:
         with pytest.warns(DelayedDataWarning, match="clock is about 90 s ahead"):
             client.get_bars(**HOT)
         stack.clock.advance(minutes=1)
+        client.get_bars(**HOT)
+
+
+def test_a_fixed_market_time_is_no_clock_that_is_ahead(stack: Stack) -> None:
+    """A replayed hour of today is not to be delayed because the server knows what time it is."""
+    settings = Settings.load(**stack.settings)
+    ahead = FixedClock(from_micros(stack.clock.now_us() + 80_000_000))
+    with Client(settings, clock=ahead) as client, warnings.catch_warnings():
+        warnings.simplefilter("error", DelayedDataWarning)
         client.get_bars(**HOT)
 
 

@@ -32,7 +32,7 @@ from marketdata.brokers.clock_watch import ClockWatch
 from marketdata.brokers.resilience import Caller, CircuitBreaker, RequestGate
 from marketdata.brokers.transport import Transport
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
-from marketdata.clock import Clock, Deadline, from_micros
+from marketdata.clock import Clock, Deadline, FixedClock, ReplayClock, from_micros
 from marketdata.corporate_actions import CorporateAction, names_of
 from marketdata.errors import (
     AuthenticationError,
@@ -142,9 +142,11 @@ class AlpacaBroker:
         transport = self._transport = Transport(timeouts=timeouts)
         keys = Keys(key_id, secret_key)
         self._watch = ClockWatch(clock)
+        # A fixed or replayed market time is no wall clock: a server's date says nothing about it.
+        watch = None if isinstance(clock, FixedClock | ReplayClock) else self._watch
         self._said_ahead = 0
         caller = _caller(digest, rate_limit, budget, priority)
-        self._data = Endpoint(data, keys, transport, caller, self._watch)
+        self._data = Endpoint(data, keys, transport, caller, watch)
         # Corporate actions spend the same budget, but are a service that can be down on its own:
         # what fails there must not close the way to bars.
         gate = self._data.caller.gate
