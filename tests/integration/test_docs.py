@@ -31,4 +31,4 @@ def test_most_code_is_run_and_most_of_it_shows_its_output():
     found = [b for path in DOCUMENTS.values() for b in blocks(path) if b.language == "python"]
     assert len([b for b in found if b.runs]) > 20
     assert len([b for b in found if b.output]) > 15
-    assert 3 * len([b for b in found if not b.runs]) < len([b for b in found if b.runs])
+    assert 3 * len([b for b in found if not b.runs]) <= len([b for b in found if b.runs])
