@@ -86,6 +86,8 @@ class ActionCalls(Connected):
 
         Raises
         ------
+        UnknownSymbolError
+            The broker says that there are no such symbols; all of them are named.
         BrokerError, DataUnavailableError
             The actions were never asked for and cannot be had; whether a retry helps, the error
             says.
@@ -105,6 +107,7 @@ class ActionCalls(Connected):
         first = runtime.broker.capabilities(runtime.source.feed).earliest
         first = max(first, calendar.first) if since is None else since
         found = runtime.actions.checked(runtime.provider, names, first, deadline)
+        self._refuse_unknown([name for name in names if not found[name]], deadline)
         if moment is not None:
             told = runtime.action_store.history(runtime.provider, names, moment)
             found = {s: [a for a in listed if a.known_us <= moment] for s, listed in told.items()}
@@ -130,6 +133,17 @@ class ActionCalls(Connected):
         frame = _frame([action for action, _ in rows], [doubt for _, doubt in rows])
         frame.attrs["marketdata"] = {"provider": runtime.provider, "simulated": runtime.simulated}
         return frame
+
+    def _refuse_unknown(self, without: Sequence[str], deadline: Deadline) -> None:
+        """Refuse symbols that do not exist: of these nothing at all is known to have happened,
+        and a slip of the pen is no company without a split."""
+        runtime = self._runtime
+        unknown = sorted(set(without).difference(runtime.known_symbols())) if without else []
+        for link in runtime.links:
+            exists = link.verdicts.of(unknown, deadline) if unknown else {}
+            unknown = [symbol for symbol in unknown if exists[symbol] is False]
+        if unknown:
+            raise runtime.unknown(unknown, deadline, links=runtime.links)
 
     def _doubted(
         self,

@@ -100,11 +100,27 @@ def refresh_actions(runtime: Runtime, stop: threading.Event) -> ActionsReport:
         if first and not report.stopped:
             # Who is listed under a symbol decides what a symbol given up means by now.
             symbol_search.refresh(runtime, Deadline(runtime.settings.timeout), broker)
+        _take_effect(runtime, provider)
         report.calls += _sent(broker) - before
     _tell(report.changes)
     if report.failed and not report.symbols:
         raise report.failed[0].error
     return report
+
+
+def _take_effect(runtime: Runtime, provider: str) -> None:
+    """Make the tables of instruments anew that were made before a rename or an end, known ahead,
+    took effect."""
+    now_us = runtime.clock.now_us()
+    lately = {
+        name
+        for a in runtime.identity_store.identity_changes(provider)
+        if now_us - WINDOW <= a.ex_date <= now_us
+        for name in (a.symbol, a.other_symbol)
+        if name
+    }
+    if lately:
+        runtime.identities.rebuild(provider, lately)
 
 
 def _refresh(

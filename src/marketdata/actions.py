@@ -14,7 +14,7 @@ from typing import Final
 
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline
-from marketdata.corporate_actions import ActionKind, CorporateAction
+from marketdata.corporate_actions import IDENTITY_CHANGES, ActionKind, CorporateAction
 from marketdata.errors import (
     BrokerError,
     BrokerResponseError,
@@ -22,6 +22,7 @@ from marketdata.errors import (
     DataUnavailableError,
     MarketDataError,
     StoreError,
+    StoreReadOnlyError,
     as_other_waiter,
 )
 from marketdata.flights import LocalFlights, is_private
@@ -59,6 +60,8 @@ class Actions:
         self._calendar = calendar
         self._known: dict[tuple[str, str], tuple[float, list[CorporateAction]]] = {}
         self._flights = LocalFlights[tuple[str, str]]()
+        self.on_ended: Callable[[str, Sequence[str], Deadline], object] | None = None
+        """Called with the symbols that an answer has just told the end of."""
 
     def known(self, provider: str, symbols: Sequence[str]) -> dict[str, list[CorporateAction]]:
         """Return stored actions, remembered for five minutes. No broker call."""
@@ -78,7 +81,7 @@ class Actions:
 
         Raises
         ------
-        BrokerError, DataUnavailableError
+        BrokerError, DataUnavailableError, StoreReadOnlyError
             The actions were never asked and cannot be had: no adjusted answer is possible.
         """
         self.ensure(provider, symbols, start, deadline)
@@ -192,7 +195,8 @@ class Actions:
             start = min(start, max(self._caps().earliest, self._calendar().first))
         try:
             _, unreadable = self._fetch(provider, [*never, *stale], start, deadline)
-        except (BrokerError, DataUnavailableError) as error:
+        except (BrokerError, DataUnavailableError, StoreReadOnlyError) as error:
+            # Who may not write here may not ask either; what is stored can be read all the same.
             unreadable = error
             if never:
                 raise
@@ -221,6 +225,9 @@ class Actions:
         changes = self._store.record(provider, found, asked, observed)
         for symbol in found:
             self._known.pop((provider, symbol), None)
+        ended = sorted({c.symbol for c in changes if c.kind in IDENTITY_CHANGES})
+        if ended and self.on_ended is not None:
+            self.on_ended(provider, ended, deadline)
         return changes, unreadable
 
     def _with_other_names(self, provider: str, symbols: Sequence[str]) -> list[str]:

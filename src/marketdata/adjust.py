@@ -24,33 +24,29 @@ adjusted close?" (help.yahoo.com, SLN28256), whose example is a close of 48.30, 
 0.08 on 24.96: 0.5 x 0.9968 x 48.30 = 24.07. The value of a spin-off is that of what is spun off
 at its first close.
 
-What has no unambiguous factor is refused (`doubts`), and never becomes a factor of zero or below.
+What has no unambiguous factor is refused (`doubts`, `action_steps`), and never becomes a factor of zero or below.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from marketdata.clock import from_micros
+from marketdata.action_steps import Closes, Doubt, Step, refusal, steps
 from marketdata.corporate_actions import (
     DISTRIBUTIONS,
     SHARE_CHANGES,
     ActionKind,
     CorporateAction,
-    as_split,
 )
-from marketdata.errors import DataQualityError, DataUnavailableError, MarketDataError
+from marketdata.errors import DataQualityError
 from marketdata.spans import Span
 from marketdata.types import (
     CLOSE,
-    DAY,
     OPEN,
     VOLUME,
     VWAP,
@@ -70,7 +66,6 @@ FAMILIES: Final[Mapping[Adjustment, frozenset[ActionKind]]] = {
 """The kinds of action that each adjustment undoes."""
 ALWAYS: Final = -(2**62)
 """Before every bar."""
-_NAMED: Final = 4
 
 # ------------------------------------------------------------------------------------- factors
 
@@ -123,22 +118,6 @@ NOTHING: Final = Factors(np.empty(0, np.int64), np.ones(1), np.ones(1))
 """Raw bars stay as they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Closes:
-    """The raw prices that distributions are measured by."""
-
-    before: Mapping[int, float] = field(default_factory=dict)
-    """By ex-date the close of the last session before it; absent where that session has no bar, NaN
-    where nobody asked."""
-    spun: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    """By symbol and ex-date the first close of what was spun off; absent where there is none."""
-
-    @property
-    def unknown(self) -> set[int]:
-        """The ex-dates before which nobody asked for the close."""
-        return {ex_date for ex_date, close in self.before.items() if math.isnan(close)}
-
-
 def factors(
     actions: Iterable[CorporateAction],
     closes: Closes,
@@ -165,10 +144,10 @@ def factors(
     DataUnavailableError
         A price that it is measured by is missing; a retry does not help.
     """
-    steps, found = _steps(concerned(actions, adjustment, after), closes)
+    done, found = steps(concerned(actions, adjustment, after), closes)
     if found:
         raise refusal(found)
-    return _cumulated(steps, adjustment)
+    return _cumulated(done, adjustment)
 
 
 def concerned(
@@ -198,17 +177,17 @@ def _rank(action: CorporateAction) -> tuple[object, ...]:
     )
 
 
-def _cumulated(steps: Sequence[_Step], adjustment: Adjustment) -> Factors:
-    if not steps:
+def _cumulated(done: Sequence[Step], adjustment: Adjustment) -> Factors:
+    if not done:
         return NOTHING
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        new = _products_from([step.new for step in steps])
-        old = _products_from([step.old for step in steps])
-        kept = _products_from([step.kept for step in steps])
+        new = _products_from([step.new for step in done])
+        old = _products_from([step.old for step in done])
+        kept = _products_from([step.kept for step in done])
         if adjustment == "dividend":
-            old = new = np.ones(len(steps) + 1)
+            old = new = np.ones(len(done) + 1)
         elif adjustment == "split":
-            kept = np.ones(len(steps) + 1)
+            kept = np.ones(len(done) + 1)
         # Each of the quotients is rounded once only.
         price, volume = old / new * kept, new / old
     if not ((price > 0) & np.isfinite(price) & (volume > 0) & np.isfinite(volume)).all():
@@ -216,7 +195,7 @@ def _cumulated(steps: Sequence[_Step], adjustment: Adjustment) -> Factors:
             "the factors of its corporate actions together are beyond any number",
             cure="ask for adjustment='raw', or correct the table corporate_actions",
         )
-    return Factors(np.array([step.ex_date for step in steps], np.int64), price, volume)
+    return Factors(np.array([step.ex_date for step in done], np.int64), price, volume)
 
 
 def _products_from(terms: Sequence[float]) -> Floats:
@@ -228,29 +207,6 @@ def _products_from(terms: Sequence[float]) -> Floats:
     return products[::-1]
 
 
-# -------------------------------------------------------------------------------------- doubts
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Why the actions of one ex-date have no factor."""
-
-    symbol: str
-    ex_date: int
-    why: str
-    lacking: bool = False
-    """Whether a price is missing, rather than something wrong."""
-    of_shares: bool = False
-    """Whether it stands against adjustment ``split`` too."""
-
-    @property
-    def day(self) -> date:
-        return _day(self.ex_date)
-
-    def __str__(self) -> str:
-        return f"{self.symbol} on {self.day}: {self.why}"
-
-
 def doubts(actions: Iterable[CorporateAction], closes: Closes) -> list[Doubt]:
     """Return what an adjusted read across these actions would be refused for, ascending.
 
@@ -260,163 +216,7 @@ def doubts(actions: Iterable[CorporateAction], closes: Closes) -> list[Doubt]:
         Of one series, in any order.
     closes : Closes
     """
-    return _steps(concerned(actions, "all", ALWAYS), closes)[1]
-
-
-def refusal(found: Sequence[Doubt]) -> MarketDataError:
-    """Return the error that names what is in doubt, and the way round it."""
-    shown = "; ".join(str(doubt) for doubt in found[:_NAMED])
-    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    spared = not any(doubt.of_shares for doubt in found)
-    other = 'adjustment="split" or "raw"' if spared else 'adjustment="raw"'
-    kind = DataUnavailableError if all(doubt.lacking for doubt in found) else DataQualityError
-    return kind(
-        f"no factor for {shown}{more}",
-        cure=f"ask for {other}; marketdata actions {found[0].symbol} lists what is known, to be "
-        "corrected in the table corporate_actions",
-        symbols=sorted({doubt.symbol for doubt in found}),
-        ex_dates=sorted({str(doubt.day) for doubt in found}),
-    )
-
-
-class _RefusedError(Exception):
-    def __init__(self, why: str, *, lacking: bool = False, of_shares: bool = False) -> None:
-        super().__init__(why)
-        self.why = why
-        self.lacking = lacking
-        self.of_shares = of_shares
-
-
-@dataclass(slots=True)
-class _Step:
-    """What the actions of one ex-date do together."""
-
-    ex_date: int
-    new: float = 1.0
-    old: float = 1.0
-    kept: float = 1.0
-    """The share of the price that distributions leave."""
-
-
-def _steps(actions: Sequence[CorporateAction], closes: Closes) -> tuple[list[_Step], list[Doubt]]:
-    steps: list[_Step] = []
-    found: list[Doubt] = []
-    for ex_date, group in groupby(actions, key=lambda a: a.ex_date):
-        together = list(group)
-        try:
-            steps.append(_step(ex_date, together, closes))
-        except _RefusedError as refused:
-            found.append(
-                Doubt(together[0].symbol, ex_date, refused.why, refused.lacking, refused.of_shares)
-            )
-    return steps, found
-
-
-def _step(ex_date: int, actions: Sequence[CorporateAction], closes: Closes) -> _Step:
-    """Return what the actions of one ex-date do together.
-
-    Raises
-    ------
-    _RefusedError
-        They have no factor.
-    """
-    step = _Step(ex_date)
-    close = closes.before.get(ex_date, math.nan)
-    for stage in _stages(actions):
-        if stage[0].kind in SHARE_CHANGES:
-            for action in stage:
-                new, old = _shares(action)
-                step.new *= new
-                step.old *= old
-                close *= old / new
-            continue
-        value = sum(_value(action, closes) for action in stage)
-        if not value:
-            continue
-        if math.isnan(close):
-            raise _RefusedError(_missing_close(stage), lacking=True)
-        if not close > value:
-            raise _RefusedError(
-                f"{_named(stage)} of {value:.6g} is no less than the close of {close:.6g}"
-            )
-        step.kept *= (close - value) / close
-        close -= value
-    return step
-
-
-def _stages(actions: Sequence[CorporateAction]) -> Iterator[list[CorporateAction]]:
-    """Yield what happens at once, in order: share changes, or distributions."""
-    changes = [a for a in actions if a.kind in SHARE_CHANGES]
-    if not changes or len(changes) == len(actions):
-        yield list(actions)
-        return
-    for _, group in groupby(actions, key=lambda a: a.order):
-        stage = list(group)
-        families = {a.kind in SHARE_CHANGES for a in stage}
-        if stage[0].order is None or len(families) > 1:
-            rest = [a for a in actions if a not in changes]
-            raise _RefusedError(
-                f"{_named(changes)} and {_named(rest)} share the ex-date, and which of them comes "
-                "first is not stated"
-            )
-        yield stage
-
-
-def _shares(action: CorporateAction) -> tuple[float, float]:
-    _check_rates(action)
-    split = as_split(action)
-    assert split is not None
-    return split.new, split.old
-
-
-def _value(action: CorporateAction, closes: Closes) -> float:
-    """Return what a distribution takes out of one share."""
-    if action.kind is ActionKind.CASH_DIVIDEND:
-        cash = action.cash
-        if cash is None or not math.isfinite(cash) or cash < 0:
-            raise _RefusedError(
-                f"a dividend of {'nothing' if cash is None else f'{cash:g}'} a share"
-            )
-        return cash
-    _check_rates(action)
-    assert action.new is not None
-    assert action.old is not None
-    price = closes.spun.get((action.other_symbol or "", action.ex_date), math.nan)
-    if not (math.isfinite(price) and price > 0):
-        raise _RefusedError(
-            f"the spin-off of {action.other_symbol or 'an unnamed company'} has no price: no daily "
-            "close of it right after the ex-date is known",
-            lacking=True,
-        )
-    return action.new / action.old * price
-
-
-def _check_rates(action: CorporateAction) -> None:
-    rates = (action.new, action.old)
-    if not all(x is not None and math.isfinite(x) and x > 0 for x in rates):
-        new, old = ("?" if x is None else f"{x:g}" for x in rates)
-        of_shares = action.kind in SHARE_CHANGES
-        raise _RefusedError(f"{_named([action])} of {new} shares for {old}", of_shares=of_shares)
-
-
-def _missing_close(stage: Sequence[CorporateAction]) -> str:
-    return f"{_named(stage)} is measured by the close of the session before, which has no bar"
-
-
-def _named(actions: Sequence[CorporateAction]) -> str:
-    return " and ".join(f"a {name}" for name in sorted({_NAMES[a.kind] for a in actions}))
-
-
-_NAMES: Final = {
-    ActionKind.SPLIT: "split",
-    ActionKind.STOCK_DIVIDEND: "stock dividend",
-    ActionKind.CASH_DIVIDEND: "dividend",
-    ActionKind.SPIN_OFF: "spin-off",
-}
-
-
-def _day(ex_date: int) -> date:
-    return from_micros(ex_date + DAY // 2).date()
+    return steps(concerned(actions, "all", ALWAYS), closes)[1]
 
 
 # -------------------------------------------------------------------------------------- splits
@@ -432,13 +232,13 @@ def share_factors(splits: Sequence[Split]) -> Factors:
     """
     if not splits:
         return NOTHING
-    steps: dict[int, _Step] = {}
+    days: dict[int, Step] = {}
     for split in sorted(splits, key=lambda s: (s.ex_date, s.new, s.old)):
         _check(split)
-        step = steps.setdefault(split.ex_date, _Step(split.ex_date))
+        step = days.setdefault(split.ex_date, Step(split.ex_date))
         step.new *= split.new
         step.old *= split.old
-    return _cumulated(list(steps.values()), "split")
+    return _cumulated(list(days.values()), "split")
 
 
 def split_factors(splits: Sequence[Split], timestamps: Int64s) -> tuple[Floats, Floats]:

@@ -6,7 +6,6 @@ never cut by an action, weeks and months can be, so those are made anew from adj
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +16,18 @@ from typing import Final
 import numpy as np
 
 from marketdata import resample
+from marketdata.action_steps import Closes, Doubt, refusal
 from marketdata.actions import Actions
 from marketdata.adjust import (
     ALWAYS,
     FAMILIES,
-    NOTHING,
-    Closes,
-    Doubt,
-    Factors,
     concerned,
     doubts,
     factors,
-    refusal,
     splits_within,
 )
+from marketdata.answers import Answer, ReadsBars, SeriesAnswer
+from marketdata.applied import Applied
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline, from_micros
 from marketdata.corporate_actions import (
@@ -44,7 +41,6 @@ from marketdata.errors import StoreError
 from marketdata.protocols import ActionStore
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Window
-from marketdata.reader import Answer, ReadsBars, SeriesAnswer
 from marketdata.reference_closes import Absent, ReferenceCloses
 from marketdata.spans import Span
 from marketdata.types import CLOSE, DAY, Adjustment, Bars, Split, Timeframe
@@ -53,37 +49,6 @@ from marketdata.warning_types import LIBRARY, SplitInRangeWarning
 log = logging.getLogger("marketdata.adjusting")
 
 _WORTH_ASKING: Final = 28 * DAY
-
-
-class Applied(dict[str, list[CorporateAction]]):
-    """By symbol, the actions that changed an answer's bars, ascending by ex-date."""
-
-    def __init__(self, adjustment: Adjustment = "raw") -> None:
-        super().__init__()
-        self.adjustment = adjustment
-        self.factors: dict[str, Factors] = {}
-        self.in_effect: dict[str, list[CorporateAction]] = {}
-        """By symbol every action in effect, those before the answer's first bar too."""
-
-    def of(self, symbol: str) -> Applied:
-        """Return what was applied to one symbol."""
-        found = Applied(self.adjustment)
-        for kept, known in ((found, self), (found.in_effect, self.in_effect)):
-            if symbol in known:
-                kept[symbol] = known[symbol]
-        if symbol in self.factors:
-            found.factors[symbol] = self.factors[symbol]
-        return found
-
-    def add(self, other: Applied) -> None:
-        """Put in what was applied to other symbols."""
-        self.update(other)
-        self.factors |= other.factors
-        self.in_effect |= other.in_effect
-
-    def adjusted(self, symbol: str, bars: Bars) -> Bars:
-        """Return further raw bars of a symbol adjusted like the answer's."""
-        return self.factors.get(symbol, NOTHING).apply(bars)
 
 
 class Adjuster:
@@ -168,6 +133,8 @@ class Adjuster:
         cut = [s for s, a in filled.items() if self._cut_by(applied[s], a.bars, query.timeframe)]
         days = self._days(query, cut, answer, deadline)
         for symbol, found in filled.items():
+            if as_of_us is not None:
+                found.late_actions = sum((a.fetched_us or 0) > as_of_us for a in applied[symbol])
             if symbol in days:
                 found.bars = resample.resample(
                     applied.adjusted(symbol, days[symbol]),
@@ -291,7 +258,8 @@ class Adjuster:
         others: dict[str, set[int]] = {}
         for (other, _), labels in spun.items():
             others.setdefault(other, set()).update(labels)
-        prices = self._closes.find(
+        # Under the name of that day: who is called so now may be somebody else.
+        prices = self._closes.under(
             provider, feed, others, deadline, absent=absent, as_of_us=as_of_us
         )
         values = {
@@ -432,44 +400,6 @@ class Adjuster:
             SplitInRangeWarning,
             skip_file_prefixes=LIBRARY,
         )
-
-
-# ---------------------------------------------------------------------------------------- words
-
-
-def action_version(applied: Mapping[str, Sequence[CorporateAction]]) -> str:
-    """Return a word for the actions that were applied: ``0`` for none; it changes with every
-    one of them, its values, and the close that it was measured by."""
-    known = applied.factors if isinstance(applied, Applied) else {}
-    parts = []
-    for symbol in sorted(applied):
-        actions = sorted(applied[symbol], key=_values_of)
-        if not actions:
-            continue
-        parts += ["|".join(map(str, (symbol, *_values_of(action)))) for action in actions]
-        if symbol in known:
-            parts.append(f"{known[symbol].price.tolist()}")
-    if not parts:
-        return "0"
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()
-
-
-def _values_of(action: CorporateAction) -> tuple[str | int, ...]:
-    shares = (action.new, action.old, action.cash)
-    order = "" if action.order is None else action.order
-    return (
-        action.ex_date,
-        action.kind.value,
-        *map(repr, shares),
-        action.other_symbol or "",
-        str(order),
-    )
-
-
-def split_version(symbol: str, splits: Sequence[Split]) -> str:
-    """Return a word for all splits of a symbol, as kept indicators carry it; ``0`` for none."""
-    parts = [f"{symbol}:{x.ex_date}:{x.new}:{x.old}" for x in splits]
-    return hashlib.blake2b("|".join(parts).encode(), digest_size=6).hexdigest() if parts else "0"
 
 
 # --------------------------------------------------------------------------------------- pieces

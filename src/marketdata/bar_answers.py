@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from marketdata.adjusting import Applied
+from marketdata.answers import Answer
+from marketdata.applied import Applied
 from marketdata.arguments import (
     Request,
     Symbols,
@@ -20,15 +21,18 @@ from marketdata.forming import forming_bar
 from marketdata.progress import progress
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Moment, read_as_of, resolve_window
-from marketdata.reader import Answer
 from marketdata.spans import Span
 from marketdata.types import DAY, Bars, Session, Timeframe
 from marketdata.warning_types import LIBRARY, MissingSymbolsWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from marketdata.answers import Tolerance
     from marketdata.fetching import Progress
+    from marketdata.identity import Lineage
     from marketdata.links import Link
-    from marketdata.reader import Tolerance
 
 Missing = Literal["raise", "skip"]
 _LEAVE_OUT: Final = 'correct them, or leave them out with missing="skip"'
@@ -95,21 +99,37 @@ class BarAnswers(Connected):
         """
         query = request.query
         runtime = self._runtime
-        label = (
-            f"{len(query.symbols)} x {query.timeframe}" if query.symbols[1:] else query.symbols[0]
-        )
-        with progress(self._settings.progress, label, runtime.expected_bars(query)) as shown:
+        with self._shown(query) as shown:
             if chain and runtime.links[1:]:
                 answer = runtime.chain.read(request, deadline, shown, self._read)
             else:
                 answer = self._read(runtime.links[0], request, deadline, shown)
         runtime.statistics.count(answer)
+        self._tell_unknown(query, answer, missing, deadline, runtime.links if chain else ())
+        return answer
+
+    def _shown(
+        self, query: BarsQuery, *, counted: bool = True
+    ) -> AbstractContextManager[Progress | None]:
+        """Show how far a read has come; `counted`: of how many bars, by the primary broker."""
+        label = (
+            f"{len(query.symbols)} x {query.timeframe}" if query.symbols[1:] else query.symbols[0]
+        )
+        expected = self._runtime.expected_bars(query) if counted else None
+        return progress(self._settings.progress, label, expected)
+
+    def _tell_unknown(
+        self,
+        query: BarsQuery,
+        answer: Answer,
+        missing: str,
+        deadline: Deadline,
+        links: Sequence[Link],
+    ) -> None:
+        """Raise because of unknown symbols, or warn that they are left out."""
         if answer.unknown and missing == "raise":
-            raise runtime.unknown(
-                answer.unknown,
-                deadline,
-                _LEAVE_OUT if query.symbols[1:] else None,
-                links=runtime.links if chain else (),
+            raise self._runtime.unknown(
+                answer.unknown, deadline, _LEAVE_OUT if query.symbols[1:] else None, links=links
             )
         if answer.unknown:
             warnings.warn(
@@ -117,7 +137,6 @@ class BarAnswers(Connected):
                 MissingSymbolsWarning,
                 skip_file_prefixes=LIBRARY,
             )
-        return answer
 
     def _read(
         self,
@@ -139,7 +158,12 @@ class BarAnswers(Connected):
         def finish(
             link: Link, part: Request, found: Answer, until: Deadline
         ) -> tuple[Applied, bool]:
+            before = self._lineages(part)
             applied = self._adjusted(part, found, until, link)
+            if self._lineages(part) != before:
+                # The actions have told of a rename that the read could not ask about.
+                found.series |= self._read(link, part, until, None).series
+                applied = self._adjusted(part, found, until, link)
             forming = include_forming and self._append_forming(part, found, applied, until, link)
             return applied, forming
 
@@ -151,6 +175,12 @@ class BarAnswers(Connected):
         for applied, _ in parts:
             whole.add(applied)
         return whole, any(forming for _, forming in parts)
+
+    def _lineages(self, request: Request) -> Mapping[str, Lineage]:
+        query = request.query
+        if request.adjustment == "raw":
+            return {}
+        return self._runtime.identities.changed(query.provider, query.symbols, query.as_of_us)
 
     def _adjusted(
         self, request: Request, answer: Answer, deadline: Deadline, link: Link | None = None

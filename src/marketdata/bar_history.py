@@ -59,7 +59,8 @@ def observed_us(revision: Int64s) -> Int64s:
 
 
 def punctual_until(timeframe: Timeframe) -> int:
-    """Return for how long after its label a bar's first observation counts as punctual."""
+    """Return for how long after its label a bar's first observation counts as punctual, where the
+    provider gives bars as they close."""
     if timeframe.intraday:
         return timeframe.step + _PUNCTUAL
     return _LENGTHS.get(timeframe, DAY) + 12 * HOUR

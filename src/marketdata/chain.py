@@ -14,28 +14,31 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, Protocol
 
+from marketdata.answers import Answer, Tolerance
 from marketdata.arguments import Request
 from marketdata.clock import Deadline
 from marketdata.errors import (
-    BrokerError,
-    BrokerResponseError,
-    DataQualityError,
-    DataUnavailableError,
     MarketDataError,
-    RateLimitError,
-    error_from_record,
 )
 from marketdata.fetching import Progress
-from marketdata.keeping import FetchTrace
 from marketdata.links import Link
+from marketdata.origin import shortened
 from marketdata.queries import BarsQuery
-from marketdata.reader import Answer, Tolerance
+from marketdata.refusals import (
+    CANNOT_SUPPLY,
+    Health,
+    Reasons,
+    blamed_by,
+    kind_of,
+    says_it_is_down,
+    together,
+    told_by,
+)
 from marketdata.warning_types import LIBRARY, FallbackWarning
 
 log = logging.getLogger("marketdata.chain")
@@ -45,29 +48,15 @@ RESERVED_MOST: Final = 30.0
 """Seconds of a call that a broker leaves to those after it, at most."""
 PATIENCE: Final = 1.0
 """Seconds that a broker gets where another has everything stored, or where it was just down."""
-DOWN_MEMORY: Final = 15.0
-"""Seconds for which a broker that gave no answer counts as down."""
-REFUSAL_MEMORY: Final = 60.0
-"""Seconds for which a refused window of a symbol is not asked again."""
-_MOST_REMEMBERED: Final = 50_000
-_SHOWN: Final = 8
-
-CANNOT_SUPPLY: Final = (BrokerError, DataUnavailableError, DataQualityError)
-"""Errors of one broker that another one may make good. Those of the call and of the store stay."""
 
 Read = Callable[[Link, Request, Deadline, Progress | None, Tolerance | None], Answer]
-Reasons = dict[str, list[tuple[Link, MarketDataError | None]]]
-"""By symbol, why each broker asked so far cannot supply it; None: it does not know it."""
-_Refusal = tuple[str, str, str, str, object]
 
 
-@dataclass(slots=True)
-class _Health:
-    """What is remembered of one link, in this process."""
+class Made(Protocol):
+    """What work through one link comes to."""
 
-    down_until: float = 0.0
-    error: MarketDataError | None = None
-    refused: dict[_Refusal, tuple[float, MarketDataError]] = field(default_factory=dict)
+    answer: Answer
+    """What it rests on, as of a tolerant read."""
 
 
 class Chain:
@@ -81,9 +70,8 @@ class Chain:
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = tuple(links)
-        self._health = {link: _Health() for link in self.links}
+        self._health = {link: Health() for link in self.links}
         self._warned: set[tuple[str, ...]] = set()
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(link.provider for link in self.links)})"
@@ -126,7 +114,7 @@ class Chain:
             answer = self._ask(place, asked, deadline, progress, read)
             if place == 0 and not answer.failed and not answer.unknown:
                 return answer  # what nearly every read comes to
-            self._note(link, asked.query, answer)
+            self._health[link].note(asked.query, answer)
             for symbol in rest:
                 if symbol in answer.failed:
                     why.setdefault(symbol, []).append((link, answer.failed[symbol]))
@@ -177,11 +165,97 @@ class Chain:
             rest = replace(request, query=replace(request.query, symbols=tuple(lost)))
             more = self._read_from(place + 1, rest, deadline, None, read, why)
             if more.unknown:
-                raise _together(more.unknown, why)
+                raise together(more.unknown, why)
             answer.series |= more.series
             answer.served_by |= more.served_by
-            _add_trace(answer.trace, more.trace)
+            answer.trace.add(more.trace)
+            answer.trace.unverified |= more.trace.unverified
         return done
+
+    def serve[M: Made](
+        self,
+        request: Request,
+        deadline: Deadline,
+        work: Callable[[Link, Request, Deadline, Tolerance], M],
+    ) -> tuple[Answer, list[tuple[Link, M]]]:
+        """Have `work` make of each symbol what is wanted, whole through the first link that can:
+        its bars, the history before them, and what is computed from both.
+
+        Parameters
+        ----------
+        work : callable
+            Takes a link, a request under its key, until when it may take, and the tolerance to
+            read with. Symbols that the `answer` of what it returns names as failed or unknown go
+            on to the next link; where it raises, each symbol is tried by itself.
+
+        Returns
+        -------
+        answer : Answer
+            Of all links.
+        made : list of (Link, M)
+            What `work` returned. A series that is not in `answer` was superseded.
+
+        Raises
+        ------
+        MarketDataError
+            As `read`.
+        """
+        whole = Answer()
+        why: Reasons = {}
+        parts: list[tuple[Link, M]] = []
+        rest = request.query.symbols
+        for place, link in enumerate(self.links):
+            lost: dict[str, MarketDataError | None] = {}
+            made = self._make(place, self._under(place, request, rest), deadline, work, lost)
+            parts += [(link, each) for each in made]
+            if place == 0 and not lost and len(made) == 1:
+                return made[0].answer, parts
+            for each in made:
+                self._take(whole, link, place, each.answer)
+            for symbol, error in lost.items():
+                why.setdefault(symbol, []).append((link, error))
+            rest = tuple(s for s in rest if s in lost)
+            if not rest:
+                break
+        whole.series = {s: whole.series[s] for s in request.query.symbols if s in whole.series}
+        self._conclude(whole, why, [s for s in rest if s not in whole.series])
+        self._warn(whole, why)
+        return whole, parts
+
+    def _make[M: Made](
+        self,
+        place: int,
+        request: Request,
+        deadline: Deadline,
+        work: Callable[[Link, Request, Deadline, Tolerance], M],
+        lost: dict[str, MarketDataError | None],
+    ) -> list[M]:
+        """Do the work of one link; note in `lost` the symbols it fails for. Where it fails for all
+        together, once more without those that the error names, or one symbol after the other."""
+        link, symbols = self.links[place], request.query.symbols
+        last = place == len(self.links) - 1
+        until = deadline if last else Deadline(_own_time(deadline))
+        try:
+            made = work(link, request, until, _Asking(self, place, request.query, deadline))
+        except CANNOT_SUPPLY as error:
+            if not symbols[1:] or says_it_is_down(error):
+                lost |= dict.fromkeys(symbols, error)
+                return []
+            blamed = blamed_by(error, symbols)
+            lost |= dict.fromkeys(blamed, error)
+        else:
+            answer = made.answer
+            if answer.failed or answer.unknown:
+                lost |= {**answer.failed, **dict.fromkeys(answer.unknown)}
+            if answer.failed or answer.trace.pages:
+                self._health[link].note(request.query, answer)
+            return [made]
+        rest = tuple(s for s in symbols if s not in blamed)
+        return [
+            each
+            for group in ([rest] if blamed else [(s,) for s in rest])
+            for each in self._make(place, self._under(place, request, group), deadline, work, lost)
+        ]
 
     def _serves(self, place: int, answer: Answer, symbol: str) -> bool:
         if symbol not in answer.series:
@@ -200,8 +274,8 @@ class Chain:
         work: Callable[[Link, Request, Answer, Deadline], T],
         done: list[T],
     ) -> dict[str, MarketDataError]:
-        """Do the work of one link, one symbol after the other where it fails for all together;
-        return those it fails for."""
+        """Do the work of one link; return the symbols it fails for. Where it fails for all together,
+        once more without those that the error names, or one symbol after the other."""
         last = place == len(self.links) - 1
         until = deadline if last else Deadline(_own_time(deadline))
         part = Answer({s: replace(answer.series[s]) for s in symbols}, answer.trace)
@@ -210,14 +284,16 @@ class Chain:
         except CANNOT_SUPPLY as error:
             if last:
                 raise
-            if not symbols[1:] or _says_it_is_down(error):
+            if not symbols[1:] or says_it_is_down(error):
                 return dict.fromkeys(symbols, error)
+            failure, blamed = error, blamed_by(error, symbols)
         else:
             answer.series |= part.series
             return {}
-        lost: dict[str, MarketDataError] = {}
-        for symbol in symbols:
-            lost |= self._work(place, request, answer, (symbol,), until, work, done)
+        lost: dict[str, MarketDataError] = dict.fromkeys(blamed, failure)
+        rest = tuple(s for s in symbols if s not in lost)
+        for group in [rest] if lost else [(s,) for s in rest]:
+            lost |= self._work(place, request, answer, group, until, work, done)
         return lost
 
     def _under(self, place: int, request: Request, symbols: tuple[str, ...]) -> Request:
@@ -247,7 +323,8 @@ class Chain:
 
     def _take(self, whole: Answer, link: Link, place: int, answer: Answer) -> None:
         """Put what one link has answered into the whole answer."""
-        _add_trace(whole.trace, answer.trace)
+        whole.trace.add(answer.trace)
+        whole.trace.unverified |= answer.trace.unverified
         for symbol, found in answer.series.items():
             held = whole.series.get(symbol)
             if held is not None and len(held.bars) >= len(found.bars):
@@ -260,7 +337,7 @@ class Chain:
         """Raise for symbols that nobody can supply; those that nobody knows are unknown."""
         failed = [s for s in lost if any(error is not None for _, error in why[s])]
         if failed:
-            raise _together(failed, why)
+            raise together(failed, why)
         whole.unknown = sorted(lost)
 
     # ------------------------------------------------------------------------------ latest
@@ -297,7 +374,7 @@ class Chain:
             if not rest:
                 break
         if rest and (single or not answered):
-            raise _together(rest, why)
+            raise together(rest, why)
         return self.links[0].latest.shaped(kind, symbols, single, found)
 
     def _share(self, link: Link, deadline: Deadline) -> float:
@@ -318,6 +395,8 @@ class Chain:
 
     def delayed(self, query: BarsQuery, answer: Answer) -> bool:
         """Whether a broker that answered refuses this key the most recent data."""
+        if not answer.served_by:
+            return self.links[0].delayed(query.feed)
         return any(
             link.delayed(query.feed if link is self.links[0] else link.feed)
             for link in self.serving(answer)
@@ -325,43 +404,21 @@ class Chain:
 
     def simulated(self, answer: Answer) -> bool:
         """Whether some of the answer is simulated."""
+        if not answer.served_by:
+            return self.links[0].source.simulated
         return any(link.source.simulated for link in self.serving(answer))
 
     # ------------------------------------------------------------------------------ health
 
-    def _note(self, link: Link, query: BarsQuery, answer: Answer) -> None:
-        """Remember what the link's errors say of it."""
-        health = self._health[link]
-        now = time.monotonic()
-        with self._lock:
-            if len(health.refused) > _MOST_REMEMBERED:
-                health.refused.clear()
-            for symbol, error in answer.failed.items():
-                if _says_it_is_down(error):
-                    if answer.trace.pages:
-                        continue
-                    if now >= health.down_until or error is not health.error:
-                        health.down_until, health.error = now + DOWN_MEMORY, error
-                elif not error.transient:
-                    health.refused[_window(query, symbol)] = (now + REFUSAL_MEMORY, error)
-            if answer.trace.pages:
-                health.down_until, health.error = 0.0, None
-
     def known_down(self, link: Link) -> MarketDataError | None:
         """Return the error of a link that gave no answer a moment ago."""
-        health = self._health[link]
-        return health.error if health.down_until > time.monotonic() else None
+        return self._health[link].known_down()
 
     def refused(
         self, link: Link, query: BarsQuery, symbols: Sequence[str]
     ) -> dict[str, MarketDataError]:
         """Return those of `symbols` whose window the link has refused a moment ago."""
-        known = self._health[link].refused
-        if not known:
-            return {}
-        now = time.monotonic()
-        found = {symbol: known.get(_window(query, symbol)) for symbol in symbols}
-        return {s: held[1] for s, held in found.items() if held is not None and held[0] > now}
+        return self._health[link].refusals(query, symbols)
 
     def stored_later(self, place: int, query: BarsQuery, symbols: Sequence[str]) -> set[str]:
         """Return those of `symbols` that a later link has stored for the whole window."""
@@ -387,15 +444,15 @@ class Chain:
     def _warn_of(self, link: Link, why: Reasons) -> None:
         groups: dict[tuple[str, ...], list[str]] = {}
         for symbol, reasons in why.items():
-            told = [f"{other.provider} {_kind(error)}" for other, error in reasons]
+            told = [f"{other.provider} {kind_of(error)}" for other, error in reasons]
             groups.setdefault((link.provider, *told), []).append(symbol)
         for group, symbols in groups.items():
             if group in self._warned:
                 continue
             self._warned.add(group)
-            texts = "; ".join(_told(other, error) for other, error in why[symbols[0]])
+            texts = "; ".join(told_by(other, error) for other, error in why[symbols[0]])
             warnings.warn(
-                f"{_shortened(symbols)} from {link.provider}, whole and under its own key: {texts}",
+                f"{shortened(symbols)} from {link.provider}, whole and under its own key: {texts}",
                 FallbackWarning,
                 skip_file_prefixes=LIBRARY,
             )
@@ -436,66 +493,3 @@ def _own_time(deadline: Deadline) -> float:
     """Return the seconds that a broker may take, so that time is left for the next one."""
     remaining = min(deadline.remaining(), threading.TIMEOUT_MAX)
     return remaining - min(remaining * RESERVED_SHARE, RESERVED_MOST)
-
-
-# ------------------------------------------------------------------------------------- reasons
-
-
-def _says_it_is_down(error: MarketDataError) -> bool:
-    return (
-        isinstance(error, BrokerError)
-        and error.transient
-        and not isinstance(error, RateLimitError | BrokerResponseError)
-    )
-
-
-def _window(query: BarsQuery, symbol: str) -> _Refusal:
-    # Without its end: that of most windows is now.
-    window = query.window
-    return query.feed, symbol, query.timeframe.value, query.session, (window.start, window.limit)
-
-
-def _kind(error: MarketDataError | None) -> str:
-    return "unknown" if error is None else type(error).__name__
-
-
-def _told(link: Link, error: MarketDataError | None) -> str:
-    if error is None:
-        return f"{link.provider} does not know it"
-    return f"{link.provider}: {error.message}"
-
-
-def _together(symbols: Sequence[str], why: Reasons) -> MarketDataError:
-    """Return one error for symbols that no broker can supply, of the first broker's class."""
-    reasons = why[symbols[0]]
-    errors = [error for _, error in reasons if error is not None]
-    first = errors[0]
-    promising = next((error for error in errors if error.transient), first)
-    told = error_from_record(first.to_record())
-    told.message = "; ".join(_told(link, error) for link, error in reasons)
-    told.args = (told.message,)
-    told.asked = first.asked or _shortened(symbols)
-    told.cure = promising.cure
-    told.transient = any(e.transient for s in symbols for _, e in why[s] if e is not None)
-    told.facts["brokers"] = [link.provider for link, _ in reasons]
-    told.facts["symbols"] = list(symbols)
-    return told
-
-
-def _shortened(names: Sequence[str]) -> str:
-    text = " ".join(names[:_SHOWN])
-    return text if len(names) <= _SHOWN else f"{text} and {len(names) - _SHOWN} more"
-
-
-def _add_trace(whole: FetchTrace, more: FetchTrace) -> None:
-    whole.walks += more.walks
-    whole.pages += more.pages
-    whole.bars += more.bars
-    whole.rejected.update(more.rejected)
-    whole.flagged += more.flagged
-    whole.unverified |= more.unverified
-    whole.waited += more.waited
-    whole.fetched |= more.fetched
-    whole.withdrawn += more.withdrawn
-    whole.suspicious += more.suspicious
-    whole.longest = max(whole.longest, more.longest)

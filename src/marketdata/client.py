@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from marketdata import explaining, frames
 from marketdata.action_calls import ActionCalls
-from marketdata.adjusting import action_version
+from marketdata.answers import Answer
+from marketdata.applied import action_version
 from marketdata.arguments import (
     Configured,
     Request,
@@ -18,7 +19,6 @@ from marketdata.arguments import (
     check_choice,
     check_forming,
     deadline_of,
-    zone_of,
 )
 from marketdata.bar_answers import Missing
 from marketdata.cross_check_calls import CrossCheckCalls
@@ -28,7 +28,6 @@ from marketdata.known_calls import KnownCalls
 from marketdata.latest_calls import LatestCalls
 from marketdata.origin import print_provenance, provenance_of
 from marketdata.ranges import Moment
-from marketdata.reader import Answer
 from marketdata.revision_calls import RevisionCalls
 from marketdata.subscription_calls import SubscriptionCalls
 from marketdata.symbol_calls import SymbolCalls
@@ -166,11 +165,7 @@ class Client(
         check_forming(include_forming, as_of)
         if field is not None:
             check_choice("field", field, COLUMNS)
-        zone = zone_of(
-            self._settings.tz if tz is Configured.TZ else tz,
-            Timeframe.parse(timeframe),
-            self._calendar(),
-        )
+        zone = self._zone(tz, Timeframe.parse(timeframe))
         request = self._request(
             symbols,
             timeframe,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from marketdata.arguments import Configured, zone_of
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.clock import Clock, parse_clock
 
 if TYPE_CHECKING:
     from marketdata.config import Settings
+    from marketdata.types import Timeframe
     from marketdata.wiring import Runtime
 
 
@@ -28,6 +30,11 @@ class Connected:
 
     def _calendar(self) -> TradingCalendar:
         return calendar_for(EXCHANGE, self._clock.now_us())
+
+    def _zone(self, tz: str | Configured | None, timeframe: Timeframe) -> str | None:
+        """Return the zone of an answer's times: the configured one unless a call names another."""
+        wanted = self._settings.tz if tz is Configured.TZ else tz
+        return zone_of(wanted, timeframe, self._calendar())
 
     def close(self) -> None:
         """Close connections and leave the embedded servers. The client may be used again."""

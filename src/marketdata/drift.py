@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from marketdata.adjust import Doubt
+from marketdata.action_steps import Doubt
 from marketdata.errors import MarketDataError
 from marketdata.spans import Span
 from marketdata.types import COLUMNS, Bars, Bools, Floats, SeriesKey

@@ -135,9 +135,7 @@ def coverage(runtime: Runtime, query: BarsQuery) -> dict[str, list[Span]]:
     for symbol in query.symbols:
         spans: list[Span] = []
         for piece in pieces[symbol]:
-            parts = runtime.series_reader.segments(
-                query, piece.symbol, whole, states, now_us
-            ).parts
+            parts = runtime.series_reader.segments(query, piece.symbol, whole, states, now_us).parts
             for at, part in enumerate(parts):
                 key = query.key(piece.symbol).with_timeframe(part.base)
                 # Coverage reaches over closed hours, beyond the first and the last label.

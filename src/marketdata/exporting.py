@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marketdata import caching, planning, resample
-from marketdata.adjusting import Applied
+from marketdata.applied import Applied
 from marketdata.bar_history import as_of
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline, from_micros

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from marketdata.arguments import Configured, Symbols, deadline_of, zone_of
+from marketdata.arguments import Configured, Symbols, deadline_of
 from marketdata.bar_answers import BarAnswers
 from marketdata.ranges import Moment
 from marketdata.subscription_calls import refuse_unknown
@@ -35,7 +35,8 @@ class FollowCalls(BarAnswers):
         read as `get_bars` reads, so that it works with a daemon (`marketdata up`) and without: the
         symbols are subscribed while the iterator lives, its notices wake the iterator, and where
         none comes the bars are fetched when they are due. Nights and weekends are slept through.
-        Restarts of the daemon, of Redis and of PostgreSQL cost time and no bar.
+        Restarts of the daemon, of Redis and of PostgreSQL cost time and no bar. Of several brokers
+        the first one alone is followed.
 
         A frame holds one bar time. Symbols that did not trade are not in it. The bars of a symbol
         always ascend: one that the broker publishes late is given late, and not at all once a
@@ -75,11 +76,7 @@ class FollowCalls(BarAnswers):
         from marketdata.following import Follower
 
         deadline = deadline_of(timeout, self._settings.timeout)
-        zone = zone_of(
-            self._settings.tz if tz is Configured.TZ else tz,
-            Timeframe.parse(timeframe),
-            self._calendar(),
-        )
+        zone = self._zone(tz, Timeframe.parse(timeframe))
         request = self._request(
             symbols,
             timeframe,

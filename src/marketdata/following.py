@@ -24,14 +24,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from marketdata import caching, frames, planning
-from marketdata.adjusting import action_version
+from marketdata.answers import Answer
+from marketdata.applied import action_version
 from marketdata.arrivals import by_time, new_bars, next_due, piece_end
 from marketdata.clock import Clock, Deadline
 from marketdata.errors import DataUnavailableError, MarketDataError
 from marketdata.origin import provenance_of
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Window
-from marketdata.reader import Answer
 from marketdata.subscriptions import default_owner
 from marketdata.types import SECOND, Bars
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from marketdata import planning, resample
-from marketdata.adjusting import Applied
+from marketdata.applied import Applied
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Deadline
 from marketdata.errors import DataUnavailableError

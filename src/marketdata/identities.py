@@ -7,6 +7,7 @@ this asks a broker.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +51,9 @@ class Identities:
         self._clock = clock
         self._calendar = calendar
         self._known: dict[str, tuple[float, TickerHistory]] = {}
+        self._forgotten = 0
+        self._loading: set[str] = set()
+        self._lock = threading.Lock()
 
     # ----------------------------------------------------------------------------- knowing
 
@@ -60,6 +64,11 @@ class Identities:
         now = time.monotonic()
         if known is not None and known[0] > now:
             return known[1]
+        with self._lock:
+            if known is not None and provider in self._loading:
+                return known[1]  # one thread looks, the others do not wait for it
+            self._loading.add(provider)
+            forgotten = self._forgotten
         try:
             loaded = self._load(provider)
             until = now + self.MEMORY
@@ -67,12 +76,20 @@ class Identities:
             log.warning("identity changes are as last seen: %s", error)
             loaded = TickerHistory(()) if known is None else known[1]
             until = now + _AGAIN_SECONDS
-        self._known[provider] = (until, loaded)
+        finally:
+            with self._lock:
+                self._loading.discard(provider)
+        with self._lock:
+            if forgotten == self._forgotten:
+                # Else it may have been loaded before the change that others are to forget it for.
+                self._known[provider] = (until, loaded)
         return loaded
 
     def forget(self, provider: str) -> None:
         """Look at the store with the next question."""
-        self._known.pop(provider, None)
+        with self._lock:
+            self._forgotten += 1
+            self._known.pop(provider, None)
 
     def _load(self, provider: str) -> TickerHistory:
         changes = self._store.identity_changes(provider)
@@ -310,6 +327,11 @@ class InstrumentActions:
         """See `ActionStore.record`; this process knows of a changed identity at once."""
         changes = self._store.record(provider, actions, asked, observed_us)
         renamed = {change.symbol for change in changes if change.kind in IDENTITY_CHANGES}
+        # What another process has recorded, or this one in a transaction whose reply was lost, is
+        # no change any more, and new here all the same.
+        told = {a.symbol for listed in actions.values() for a in listed if _ends_a_name(a)}
+        if told - self._identities.history(provider).symbols:
+            renamed |= told
         if renamed:
             self._identities.forget(provider)
             try:
@@ -317,6 +339,14 @@ class InstrumentActions:
             except StoreError as error:
                 log.warning("the tables of instruments are not up to date: %s", error)
         return changes
+
+
+def _ends_a_name(action: CorporateAction) -> bool:
+    """Whether an action is one of those that `TickerHistory` is made of."""
+    renamed_to_itself = (
+        action.kind is ActionKind.NAME_CHANGE and action.other_symbol == action.symbol
+    )
+    return action.kind in IDENTITY_CHANGES and not renamed_to_itself
 
 
 def _names(lineage: Lineage) -> list[str]:

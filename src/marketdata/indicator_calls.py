@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,41 +17,21 @@ from marketdata.arguments import (
     check_choice,
     check_forming,
     deadline_of,
-    zone_of,
 )
-from marketdata.bar_answers import BarAnswers, Missing
-from marketdata.clock import Deadline
-from marketdata.corporate_actions import splits_of
-from marketdata.origin import provenance_of, shortened
-from marketdata.queries import BarsQuery
+from marketdata.bar_answers import Missing
+from marketdata.indicator_answers import Found, IndicatorAnswers, Wanted, columns_of
+from marketdata.origin import provenance_of
 from marketdata.ranges import Moment
-from marketdata.reader import Answer, SeriesAnswer
-from marketdata.types import COLUMNS, Adjustment, Bars, Floats, Session, Timeframe
-from marketdata.warning_types import LIBRARY, ShortHistoryWarning
+from marketdata.types import COLUMNS, Adjustment, Bars, Session, Timeframe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from marketdata.indicator_reading import Warmed
-    from marketdata.indicators import Indicator
 
 Specification = str | Mapping[str, Any]
 Specifications = None | str | Mapping[str, Any] | Sequence[Specification]
 
 
-@dataclass(slots=True)
-class _Found:
-    """What is being put together for one call."""
-
-    answer: Answer = field(default_factory=Answer)
-    tables: dict[str, Bars] = field(default_factory=dict)
-    """By symbol the rows asked for: as `Bars`, with the frame's columns for values."""
-    versions: dict[str, int] = field(default_factory=dict)
-    unstabilised: set[str] = field(default_factory=set)
-    forming: bool = False
-
-
-class IndicatorCalls(BarAnswers):
+class IndicatorCalls(IndicatorAnswers):
     """The calls for indicators."""
 
     def get_indicators(
@@ -139,16 +117,12 @@ class IndicatorCalls(BarAnswers):
         check_choice("missing", missing, ("raise", "skip"))
         check_forming(include_forming, as_of)
         chosen = resolve(indicators)
-        named = _columns(chosen)
+        named = columns_of(chosen)
         beside = tuple(n for n, name in enumerate(COLUMNS) if name not in named) if bars else ()
         columns = (*(COLUMNS[n] for n in beside), *named)
         if field is not None:
             check_choice("field", field, columns)
-        zone = zone_of(
-            self._settings.tz if tz is Configured.TZ else tz,
-            Timeframe.parse(timeframe),
-            self._calendar(),
-        )
+        zone = self._zone(tz, Timeframe.parse(timeframe))
         request = self._request(
             symbols,
             timeframe,
@@ -161,16 +135,17 @@ class IndicatorCalls(BarAnswers):
             feed=feed,
             as_of=as_of,
         )
-        found = self._by_instrument(request, chosen, beside, include_forming, missing, deadline)
+        wanted = Wanted(chosen, beside, include_forming, missing)
+        found = self._indicators_of(request, wanted, deadline)
         frame = self._table(request, found, columns, field, zone)
         runtime = self._runtime
         frame.attrs[frames.ATTRS_KEY] = provenance_of(
             request,
             found.answer,
             action_version=_joined_version(found.versions),
-            delayed=runtime.delayed(request.query.feed),
+            delayed=runtime.chain.delayed(request.query, found.answer),
             forming=found.forming,
-            simulated=runtime.simulated,
+            simulated=runtime.chain.simulated(found.answer),
             indicators=[each.name for each in chosen],
             unstabilised=bool(found.unstabilised),
         )
@@ -194,190 +169,12 @@ class IndicatorCalls(BarAnswers):
 
         return listing(pandas_ta=pandas_ta)
 
-    # -------------------------------------------------------------------------------- tiers
-
-    def _by_instrument(
-        self,
-        request: Request,
-        chosen: Sequence[Indicator],
-        beside: tuple[int, ...],
-        include_forming: bool,
-        missing: str,
-        deadline: Deadline,
-    ) -> _Found:
-        """Find what is kept under today's symbols, and return it under those that were asked for."""
-        query, identities = request.query, self._runtime.identities
-        changed = identities.changed(query.provider, query.symbols, query.as_of_us)
-        if not changed or query.as_of_us is not None:
-            return self._found(request, chosen, beside, include_forming, missing, deadline)
-        names = {s: identities.same_as(query.provider, s) for s in query.symbols}
-        asked = replace(query, symbols=tuple(dict.fromkeys(names.values())))
-        found = self._found(
-            replace(request, query=asked), chosen, beside, include_forming, missing, deadline
-        )
-        found.tables = _relabelled(found.tables, names)
-        found.versions = _relabelled(found.versions, names)
-        found.answer.series = _relabelled(found.answer.series, names)
-        for symbol, lineage in changed.items():
-            if symbol in found.answer.series:
-                series = replace(found.answer.series[symbol], lineage=identities.text(lineage))
-                found.answer.series[symbol] = series
-        found.unstabilised = {s for s, name in names.items() if name in found.unstabilised}
-        return found
-
-    def _found(
-        self,
-        request: Request,
-        chosen: Sequence[Indicator],
-        beside: tuple[int, ...],
-        include_forming: bool,
-        missing: str,
-        deadline: Deadline,
-    ) -> _Found:
-        """Take what the cache has; read and compute the rest."""
-        found = _Found()
-        kept = self._runtime.kept_indicators
-        served = kept.serves(request, _columns(chosen))
-        if served and not include_forming:
-            self._take_newest(request, chosen, beside, found, deadline)
-        query = request.query
-        rest = tuple(s for s in query.symbols if s not in found.tables)
-        if len(found.tables):
-            self._runtime.statistics.count(found.answer)
-        if rest:
-            asked = replace(request, query=replace(query, symbols=rest))
-            self._compute(asked, chosen, served, beside, include_forming, missing, found, deadline)
-        return found
-
-    def _take_newest(
-        self,
-        request: Request,
-        chosen: Sequence[Indicator],
-        beside: tuple[int, ...],
-        found: _Found,
-        deadline: Deadline,
-    ) -> None:
-        """Take the values that the cache holds, with the rows `beside` of their bars."""
-        kept = self._runtime.kept_indicators
-        tails = kept.get(request)
-        prices = self._newest_bars(request, tuple(tails), deadline) if beside and tails else {}
-        limit = request.query.window.limit
-        assert limit is not None
-        for symbol, tail in tails.items():
-            table = kept.selected(tail, _columns(chosen), limit)
-            if beside:
-                bars = prices[symbol]
-                if not np.array_equal(bars.timestamp, table.timestamp):
-                    continue  # a bar has closed since, or was corrected
-                table = Bars(table.timestamp, _side_by_side(bars.values, beside, table.values))
-            found.tables[symbol] = table
-            found.versions[symbol] = tail.action_version
-            found.answer.series[symbol] = SeriesAnswer(
-                Bars.empty(), "redis", tail.revision, tail.fetched_us
-            )
-
-    def _newest_bars(
-        self, request: Request, symbols: tuple[str, ...], deadline: Deadline
-    ) -> dict[str, Bars]:
-        runtime = self._runtime
-        query = replace(request.query, symbols=symbols)
-        answer = runtime.reader.read(query, deadline)
-        runtime.adjuster.adjust(query, answer, request.now_us, deadline, request.adjustment)
-        return {s: answer.series[s].bars if s in answer.series else Bars.empty() for s in symbols}
-
-    def _compute(
-        self,
-        request: Request,
-        chosen: Sequence[Indicator],
-        served: bool,
-        beside: tuple[int, ...],
-        include_forming: bool,
-        missing: str,
-        found: _Found,
-        deadline: Deadline,
-    ) -> None:
-        """Read bars with their history, compute, and leave the newest values in the cache."""
-        from marketdata.indicator_codec import CAPACITY
-        from marketdata.indicator_reading import WarmReader, bars_needed
-        from marketdata.kept_indicators import KEPT, KEPT_COLUMNS, version_of
-
-        runtime, query = self._runtime, request.query
-        kept = runtime.kept_indicators
-        engine = KEPT if served else tuple(chosen)
-        wide = _with_limit(query, CAPACITY) if served else query
-        warmed = WarmReader(runtime).read(
-            wide,
-            bars_needed(engine, query.timeframe, query.session),
-            lambda asked: self._answer(replace(request, query=asked), missing, deadline),
-            deadline,
-        )
-        answer = warmed.answer
-        computed = _columns(engine)
-        leaving = (
-            kept.covers(request)
-            and kept.can_leave(query)
-            and set(KEPT_COLUMNS) <= set(computed)
-            and not warmed.unstabilised
-        )
-        actions: dict[str, tuple[int, int]] = {}
-        if leaving:
-            filled = [s for s, a in answer.series.items() if len(a.bars)]
-            begins = min((int(answer.series[s].bars.timestamp[0]) for s in filled), default=0)
-            actions = kept.known_actions(query, filled, begins, deadline)
-        applied = self._adjusted(replace(request, query=wide), answer, deadline)
-        closed = {s: len(a.bars) for s, a in answer.series.items()}
-        found.forming = include_forming and self._append_forming(request, answer, applied, deadline)
-        values = self._values(engine, answer)
-        if leaving:
-            places = [computed.index(column) for column in KEPT_COLUMNS]
-            kept.leave(
-                request,
-                {s: (a, warmed.first[s]) for s, a in answer.series.items()},
-                {s: v[places] for s, v in values.items()},
-                {s: splits_of(told) for s, told in applied.in_effect.items()},
-                actions,
-            )
-        shown = [computed.index(column) for column in _columns(chosen)]
-        for symbol, series in answer.series.items():
-            first = warmed.first[symbol]
-            limit = query.window.limit
-            if limit is not None:
-                series.truncated = series.truncated and closed[symbol] - first < limit
-                first = max(first, closed[symbol] - limit)
-            rows = values[symbol][shown, first:]
-            if beside:
-                rows = _side_by_side(series.bars.values[:, first:], beside, rows)
-            found.tables[symbol] = Bars(series.bars.timestamp[first:], np.ascontiguousarray(rows))
-            found.versions[symbol] = version_of(symbol, applied, series.lineage)
-            found.answer.series[symbol] = series
-        found.answer.trace = answer.trace
-        found.answer.unknown = answer.unknown
-        found.unstabilised |= warmed.unstabilised
-        self._warn_of_history(query, warmed)
-
-    def _values(self, engine: Sequence[Indicator], answer: Answer) -> dict[str, Floats]:
-        from marketdata.indicator_state import computed
-
-        calendar = self._calendar()
-        return {s: computed(engine, a.bars, calendar) for s, a in answer.series.items()}
-
-    def _warn_of_history(self, query: BarsQuery, warmed: Warmed) -> None:
-        if not warmed.unstabilised:
-            return
-        warnings.warn(
-            f"indicators of {shortened(sorted(warmed.unstabilised))} rest on less {query.timeframe} "
-            f"history than they need: {query.provider} gives, or the store holds, no more; the "
-            "first values may change with the window",
-            ShortHistoryWarning,
-            skip_file_prefixes=LIBRARY,
-        )
-
     # -------------------------------------------------------------------------------- shape
 
     def _table(
         self,
         request: Request,
-        found: _Found,
+        found: Found,
         columns: Sequence[str],
         field: str | None,
         zone: str | None,
@@ -397,11 +194,6 @@ class IndicatorCalls(BarAnswers):
         return frames.single_frame(table, zone, index)
 
 
-def _relabelled[T](found: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
-    """Return what was found under today's symbols under those that were asked for."""
-    return {symbol: found[name] for symbol, name in names.items() if name in found}
-
-
 @lru_cache(maxsize=64)
 def _index_of(columns: tuple[str, ...]) -> pd.Index[str]:
     import pandas as pd
@@ -409,22 +201,8 @@ def _index_of(columns: tuple[str, ...]) -> pd.Index[str]:
     return pd.Index(columns)
 
 
-def _columns(indicators: Sequence[Indicator]) -> tuple[str, ...]:
-    return tuple(column for each in indicators for column in each.columns)
-
-
-def _side_by_side(bars: Floats, beside: tuple[int, ...], values: Floats) -> Floats:
-    """Return the rows `beside` of the bars' values, and then the indicators'."""
-    chosen = bars if len(beside) == len(bars) else bars[list(beside)]
-    return np.concatenate([chosen, values])
-
-
-def _with_limit(query: BarsQuery, limit: int) -> BarsQuery:
-    return replace(query, window=replace(query.window, limit=limit))
-
-
 def _joined_version(versions: Mapping[str, int]) -> str:
-    """Return a word for the actions of all symbols; of one symbol that of `adjusting`."""
+    """Return a word for the actions of all symbols; of one symbol that of `applied`."""
     if len(versions) == 1:
         (number,) = versions.values()
         return f"{number:012x}" if number else "0"

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from marketdata import planning
+from marketdata.answers import Answer, SeriesAnswer
 from marketdata.bar_history import Resting
 from marketdata.clock import Deadline
 from marketdata.errors import DataUnavailableError
 from marketdata.indicators import Indicator, history
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Window
-from marketdata.reader import Answer, SeriesAnswer
 from marketdata.types import DAY, HOUR, MINUTE, Bars, Session, Timeframe
 
 if TYPE_CHECKING:
-    from marketdata.wiring import Runtime
+    from marketdata.links import Link
 
 Ask = Callable[[BarsQuery], Answer]
 
@@ -67,10 +67,10 @@ def _bars_a_session(timeframe: Timeframe, session: Session) -> int:
 
 
 class WarmReader:
-    """Reads a query's bars and enough bars before them."""
+    """Reads a query's bars and enough bars before them, all through one link."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     def read(self, query: BarsQuery, needed: int, ask: Ask, deadline: Deadline) -> Warmed:
         """Return the bars of `query`, with `needed` bars before the first where there are so many.
@@ -105,7 +105,7 @@ class WarmReader:
         window = query.window
         start, limit = window.start, window.limit
         if start is not None and needed:
-            calendar = self._runtime.calendar()
+            calendar = self._link.calendar()
             start = planning.limit_start(query.timeframe, start, needed, query.session, calendar)
         if limit is not None:
             limit += needed
@@ -125,8 +125,8 @@ class WarmReader:
     def _go_on(self, wide: BarsQuery, needed: int, found: Warmed, deadline: Deadline) -> None:
         """Walk back further for series that are too sparse for the widened window."""
         start = wide.window.start
-        runtime = self._runtime
-        earliest = max(runtime.broker.capabilities(wide.feed).earliest, runtime.calendar().first)
+        link = self._link
+        earliest = max(link.broker.capabilities(wide.feed).earliest, link.calendar().first)
         if start is None or start <= earliest:  # a limit has walked back already
             return
         missing = {
@@ -139,7 +139,7 @@ class WarmReader:
         window = Window(None, start, max(missing.values()), explicit_end=True)
         query = replace(wide, symbols=tuple(missing), window=window)
         try:
-            earlier = runtime.reader.read(query, deadline)
+            earlier = link.reader.read(query, deadline)
         except DataUnavailableError:
             found.unstabilised.update(missing)
             return
@@ -155,7 +155,7 @@ class WarmReader:
             for window in self._earlier_windows(query, symbol, begin, needed):
                 asked = replace(query, symbols=(symbol,), window=window)
                 try:
-                    earlier = self._runtime.reader.read(asked, deadline)
+                    earlier = self._link.reader.read(asked, deadline)
                 except DataUnavailableError:
                     continue
                 _prepend(found, symbol, earlier)
@@ -168,12 +168,12 @@ class WarmReader:
     ) -> list[Window]:
         """Return the windows before `begin` to try: as far back as needed, then what is stored."""
         windows = [Window(None, begin, needed, explicit_end=True)]
-        runtime = self._runtime
-        base = runtime.broker.capabilities(query.feed).bases[query.timeframe][0].base
-        state = runtime.reader.states(query, [symbol])[query.key(symbol).with_timeframe(base)]
+        link = self._link
+        base = link.broker.capabilities(query.feed).bases[query.timeframe][0].base
+        state = link.reader.states(query, [symbol])[query.key(symbol).with_timeframe(base)]
         held = [span.start for span in state.coverage if span.start < begin <= span.end]
         if held:
-            calendar = runtime.calendar()
+            calendar = link.calendar()
             # A week or month that is stored in part is left out, and a day likewise.
             whole = held[0] + (31 * DAY if not query.timeframe.intraday else DAY)
             if query.timeframe in (Timeframe.MIN_1, Timeframe.DAY_1):
@@ -185,12 +185,12 @@ class WarmReader:
 
     def _judge(self, query: BarsQuery, needed: int, found: Warmed) -> None:
         """Mark series that begin where the provider's reach does."""
-        runtime = self._runtime
-        ages = [o.max_age for o in runtime.broker.capabilities(query.feed).bases[query.timeframe]]
+        link = self._link
+        ages = [o.max_age for o in link.broker.capabilities(query.feed).bases[query.timeframe]]
         known = [age for age in ages if age is not None]
         if len(known) < len(ages):
             return
-        reach = runtime.clock.now_us() - max(known) + _NEAR
+        reach = link.clock.now_us() - max(known) + _NEAR
         for symbol, series in found.answer.series.items():
             short = found.first[symbol] < min(needed, len(series.bars))
             if short and int(series.bars.timestamp[0]) < reach:

@@ -132,7 +132,7 @@ class Seeder:
         )
         needed, deadline = self._needed[key.timeframe], Deadline(runtime.settings.timeout)
         try:
-            warmed = WarmReader(runtime).read(
+            warmed = WarmReader(runtime.links[0]).read(
                 query, needed, lambda asked: runtime.reader.read(asked, deadline), deadline
             )
             applied = runtime.adjuster.adjust(query, warmed.answer, window.end, deadline, "split")

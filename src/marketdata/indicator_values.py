@@ -42,7 +42,7 @@ class Tail:
     actions_us : int
         Market time at which the provider had last been asked about corporate actions.
     action_version : int
-        A number for the splits applied, 0 for none; see `adjusting.action_version`.
+        A number for the splits applied, 0 for none; see `applied.action_version`.
     previous : int
         Open of the bar before the first one here, or `NOTHING_BEFORE`.
     fetched_us : int or None

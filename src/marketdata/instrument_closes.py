@@ -44,9 +44,9 @@ class InstrumentCloses(ReferenceCloses):
         as_of_us: int | None = None,
     ) -> Found:
         """See `ReferenceCloses.find`."""
-        changed = self._identities.changed(provider, days)
+        changed = self._identities.changed(provider, days, as_of_us)
         if not changed:
-            return super().find(provider, feed, days, deadline, absent=absent, as_of_us=as_of_us)
+            return self.under(provider, feed, days, deadline, absent=absent, as_of_us=as_of_us)
         places = {
             symbol: {
                 label: changed[symbol].symbol_at(label) if symbol in changed else symbol
@@ -58,7 +58,7 @@ class InstrumentCloses(ReferenceCloses):
         for by_label in places.values():
             for label, name in by_label.items():
                 asked.setdefault(name, set()).add(label)
-        told = super().find(provider, feed, asked, deadline, absent=absent, as_of_us=as_of_us)
+        told = self.under(provider, feed, asked, deadline, absent=absent, as_of_us=as_of_us)
         return {
             symbol: {
                 label: told[name][label]

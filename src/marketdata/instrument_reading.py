@@ -23,10 +23,12 @@ from typing import Final
 
 from marketdata import caching, resample
 from marketdata.actions import FEW, RECHECK, Actions
+from marketdata.answers import Answer, SeriesAnswer, Tolerance
 from marketdata.bar_history import Resting
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline
-from marketdata.errors import MarketDataError
+from marketdata.corporate_actions import IDENTITY_CHANGES
+from marketdata.errors import MarketDataError, StoreError
 from marketdata.fetching import Progress
 from marketdata.identities import Identities
 from marketdata.identity import ALWAYS, Lineage
@@ -35,8 +37,9 @@ from marketdata.planning import Segments
 from marketdata.protocols import ActionStore, Asset, Broker, IdentityStore, SeriesState
 from marketdata.queries import BarsQuery
 from marketdata.ranges import Window
-from marketdata.reader import Answer, Reader, SeriesAnswer, States, Tolerance
+from marketdata.reader import Reader
 from marketdata.spans import Span, subtract
+from marketdata.stored_reading import States
 from marketdata.types import DAY, HOUR, Bars, SeriesKey, Timeframe
 from marketdata.verdicts import Verdicts
 
@@ -114,6 +117,8 @@ class InstrumentReader:
         self._clock = clock
         self._calendar = calendar
         self._settled: dict[tuple[str, str], float] = {}
+        self._asked: dict[tuple[str, str], float] = {}
+        self._seen: set[tuple[str, str]] = set()
 
     def read(
         self,
@@ -136,7 +141,11 @@ class InstrumentReader:
             As `Reader.read`.
         """
         call = _Call(deadline, progress, tolerance)
+        if not self._seen.issuperset((query.provider, s) for s in query.symbols):
+            self._look_at_store(query.provider, query.symbols)
         changed = self._identities.changed(query.provider, query.symbols, query.as_of_us)
+        if changed and self.find_successors(query.provider, list(changed), deadline):
+            changed = self._identities.changed(query.provider, query.symbols, query.as_of_us)
         if not changed:
             answer = self._read_plain(query, call)
         else:
@@ -409,6 +418,54 @@ class InstrumentReader:
         sessions = [] if following.empty else self._calendar().trading_spans(following, "daily")
         return any(session.end < end for session in sessions)
 
+    def _look_at_store(self, provider: str, symbols: Sequence[str]) -> None:
+        """Look, the first time that symbols are read here, whether another process has recorded
+        since what they mean: what it has stored is read without asking anybody."""
+        fresh = [s for s in symbols if (provider, s) not in self._seen]
+        try:
+            told = self._action_store.actions(provider, fresh, IDENTITY_CHANGES)
+        except StoreError as error:
+            log.info("identity changes are as last seen: %s", error)
+            return
+        named = {action.symbol for actions in told.values() for action in actions}
+        if named - self._identities.history(provider).symbols:
+            self._identities.forget(provider)
+        self._seen.update((provider, symbol) for symbol in fresh)
+
+    def find_successors(self, provider: str, symbols: Sequence[str], deadline: Deadline) -> bool:
+        """Ask whether another company has taken up symbols that their holders gave up, where nobody
+        has asked since; return whether that was looked at. A courtesy: what fails is logged.
+
+        All of such a symbol may have been read under its holder's new name: a read of it that
+        fetches nothing has to ask as well, once. Later on the nightly list of assets tells.
+        """
+        history, now_us = self._identities.history(provider), self._clock.now_us()
+        now = time.monotonic()
+        vacant = [
+            s
+            for s in symbols
+            if history.is_listed_anew(s, now_us) is None
+            and self._asked.get((provider, s), 0) <= now
+        ][:FEW]
+        if not vacant:
+            return False
+        until = now + _SETTLED_SECONDS
+        try:
+            seen = {a.symbol: a.observed_us for a in self._store.assets(provider, vacant)}
+            given_up = {
+                s: max(p.span.end for p in history.lineage(s, now_us).pieces if p.symbol == s)
+                for s in vacant
+            }
+            never = [s for s in vacant if seen.get(s, ALWAYS.start) < given_up[s]]
+            brief = Deadline(deadline.cap(_COURTESY_SECONDS))
+            self._look_for_successors(provider, never, brief)
+        except MarketDataError as error:
+            log.info("not asked who is listed under %s: %s", " ".join(vacant), error)
+            until = now + _FAILED_SECONDS
+        for symbol in vacant:
+            self._asked[provider, symbol] = until
+        return True
+
     def _look_for_successors(
         self, provider: str, symbols: Sequence[str], deadline: Deadline
     ) -> None:
@@ -420,7 +477,7 @@ class InstrumentReader:
         seen = {a.symbol: a.observed_us for a in self._store.assets(provider, vacant)}
         found: list[Asset] = []
         for symbol in vacant:
-            if now_us - seen.get(symbol, -RECHECK) < RECHECK:
+            if now_us - seen.get(symbol, -RECHECK) < RECHECK or deadline.expired:
                 continue
             verdict = self._broker.verdict(symbol, deadline)
             if verdict.asset is not None:
@@ -489,15 +546,6 @@ def _is_cut(bars: Bars, window: Window, now_us: int) -> bool:
 def _add(trace: FetchTrace, more: FetchTrace, pieces: Iterable[str]) -> None:
     """Add to a trace what a read of pieces did: that their symbols are unknown to the broker by now
     says nothing of the instrument."""
-    trace.walks += more.walks
-    trace.pages += more.pages
-    trace.bars += more.bars
-    trace.rejected.update(more.rejected)
-    trace.flagged += more.flagged
+    trace.add(more)
     trace.unknown |= more.unknown.difference(pieces)
     trace.unverified |= more.unverified.difference(pieces)
-    trace.waited += more.waited
-    trace.fetched |= more.fetched
-    trace.withdrawn += more.withdrawn
-    trace.suspicious += more.suspicious
-    trace.longest = max(trace.longest, more.longest)

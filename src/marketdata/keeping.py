@@ -51,6 +51,20 @@ class FetchTrace:
     longest: int = 0
     """Length of the longest span fetched, microseconds."""
 
+    def add(self, more: FetchTrace) -> None:
+        """Add what another read did. What it says of symbols (`unknown`, `unverified`) is left out:
+        those may be other ones."""
+        self.walks += more.walks
+        self.pages += more.pages
+        self.bars += more.bars
+        self.rejected.update(more.rejected)
+        self.flagged += more.flagged
+        self.waited += more.waited
+        self.fetched |= more.fetched
+        self.withdrawn += more.withdrawn
+        self.suspicious += more.suspicious
+        self.longest = max(self.longest, more.longest)
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -111,8 +125,8 @@ class PageKeeper:
         # What others see later with a right clock must count as later.
         self._observed = now_us - caps.clock_ahead
         self._edge = planning.frontier(self._calendar(), fetch.base, caps, now_us)
-        delay = caps.settle_delay if fetch.base.intraday else caps.daily_settle_delay
-        self._settled_now = now_us - delay
+        self._delay = caps.settle_delay if fetch.base.intraday else caps.daily_settle_delay
+        self._settled_now = now_us - self._delay
         self._provider = tiers.broker.provider
         self._revisions = {key: state.revision for key, state in states.items()}
         self._covered: dict[Span, Span] = {}
@@ -239,6 +253,7 @@ class PageKeeper:
                     settled_until=settled.settled_until,
                     final_until=settled.final_until,
                     sealed=self._fetch.sealed,
+                    delay=self._delay,
                 )
             )
         return commits

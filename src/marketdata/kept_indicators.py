@@ -20,7 +20,7 @@ import numpy as np
 
 from marketdata import caching, planning
 from marketdata.actions import RECHECK
-from marketdata.adjusting import Applied, action_version, split_version
+from marketdata.applied import Applied, action_version, split_version
 from marketdata.corporate_actions import SHARE_CHANGES, splits_of
 from marketdata.errors import MarketDataError, StoreReadOnlyError
 from marketdata.indicator_codec import CAPACITY
@@ -30,11 +30,11 @@ from marketdata.spans import Span
 from marketdata.types import Bars, Floats, SeriesKey, Split, Timeframe
 
 if TYPE_CHECKING:
+    from marketdata.answers import SeriesAnswer
     from marketdata.arguments import Request
     from marketdata.cache.indicators import IndicatorCache
     from marketdata.clock import Deadline
     from marketdata.queries import BarsQuery
-    from marketdata.reader import SeriesAnswer
     from marketdata.store.indicators import PostgresIndicators
     from marketdata.wiring import Runtime
 
@@ -105,7 +105,10 @@ class KeptIndicators:
         query = request.query
         assert query.window.limit is not None
         keys = [query.key(symbol) for symbol in query.symbols]
-        base, end = self._newest(query, request.now_us)
+        newest = self._newest(query, request.now_us)
+        if newest is None:
+            return {}
+        base, end = newest
         found = self._cache.get(keys, base)
         return {
             key.symbol: tail
@@ -114,11 +117,14 @@ class KeptIndicators:
             and self._current(tail, query.timeframe, end, request.now_us)
         }
 
-    def _newest(self, query: BarsQuery, now_us: int) -> tuple[Timeframe | None, int]:
+    def _newest(self, query: BarsQuery, now_us: int) -> tuple[Timeframe | None, int] | None:
         """Return the stored timeframe the bars derive from (None: their own), and up to where
-        bars are closed now."""
+        bars are closed now; None where the broker has no such bars."""
         caps = self._runtime.broker.capabilities(query.feed)
-        base = caps.bases[query.timeframe][0].base
+        ways = caps.bases.get(query.timeframe)
+        if not ways:
+            return None
+        base = ways[0].base
         end = caching.newest_end(query, base, caps, self._runtime.calendar(), now_us)
         return (None if base is query.timeframe else base), end
 
@@ -194,7 +200,9 @@ class KeptIndicators:
             What the bars were adjusted with, and what `known_actions` said before.
         """
         query = request.query
-        base, end = self._newest(query, request.now_us)
+        newest = self._newest(query, request.now_us)
+        assert newest is not None
+        base, end = newest
         tails: dict[SeriesKey, Tail] = {}
         for symbol, (series, first) in read.items():
             if symbol not in actions:

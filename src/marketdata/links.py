@@ -88,6 +88,7 @@ class Link:
             clock,
             calendar,
         )
+        self.actions.on_ended = self.reader.find_successors
         self.closes = InstrumentCloses(
             common.identities, store, self.series_reader, broker, calendar
         )

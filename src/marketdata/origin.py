@@ -4,8 +4,10 @@ only, under 1 KB, because pandas copies attrs with every operation."""
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from marketdata.clock import from_micros
@@ -14,11 +16,13 @@ from marketdata.frames import ATTRS_KEY, Provenance
 if TYPE_CHECKING:
     import pandas as pd
 
+    from marketdata.answers import Answer, SeriesAnswer
     from marketdata.arguments import Request
     from marketdata.queries import BarsQuery
-    from marketdata.reader import Answer, SeriesAnswer
 
 _SHOWN: Final = 8
+_LINEAGE_ROOM: Final = 100
+"""Characters for former symbols."""
 
 
 def provenance_of(
@@ -116,14 +120,16 @@ def _fallback(answer: Answer) -> str:
 
 
 def _lineages(renamed: Mapping[str, str]) -> str:
-    """Return under which symbols renamed instruments have traded."""
-    return shortened(list(dict.fromkeys(renamed.values())))
+    """Return under which symbols renamed instruments have traded: as many as there is room for."""
+    told = list(dict.fromkeys(renamed.values()))
+    return shortened(told, max(1, bisect_right(list(accumulate(map(len, told))), _LINEAGE_ROOM)))
 
 
-def shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str], most: int = _SHOWN) -> str:
     """Return the first few names and how many more there are."""
-    text = " ".join(names[:_SHOWN])
-    return text if len(names) <= _SHOWN else f"{text} and {len(names) - _SHOWN} more"
+    most = min(most, _SHOWN)
+    text = " ".join(names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 def fingerprint(query: BarsQuery, answer: Answer, action_version: str) -> str:
@@ -167,8 +173,10 @@ def _state_of(found: SeriesAnswer) -> str:
 
 def _rests_on(found: Iterable[SeriesAnswer]) -> str:
     """Return what an answer as of an earlier moment rests on, in words."""
+    found = list(found)
     rests = [each.resting for each in found if each.resting is not None]
     late = sum(resting.late for resting in rests)
+    actions = sum(each.late_actions for each in found)
     untrailed = sum(resting.untrailed for resting in rests)
     parts = []
     if late:
@@ -178,6 +186,8 @@ def _rests_on(found: Iterable[SeriesAnswer]) -> str:
             "the newest revisions" if len(rests) == 1 else f"newest revisions of {untrailed} series"
         )
         parts.append(f"{of}, without a trail back to then")
+    if actions:
+        parts.append(f"{actions} corporate action{'s'[: actions > 1]} first observed later")
     return "; ".join(parts) or "what was observed by then"
 
 

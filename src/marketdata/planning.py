@@ -295,7 +295,9 @@ def limit_start(
     """Return where a window must start to hold `bars` bars before `end` of a dense series."""
     if target.intraday:
         hours: Hours = session
-        return calendar.back(end, bars, target.step, hours)
+        start = calendar.back(end, bars, target.step, hours)
+        # Bins begin anew at the open and at the close, where counted steps do not.
+        return min(start, resample.bar_span(start, target, calendar).start)
     sessions = {Timeframe.WEEK_1: 5, Timeframe.MONTH_1: 23}.get(target, 1)
     extra = 0 if target is Timeframe.DAY_1 else sessions
     return calendar.back(end, bars * sessions + extra, DAY, "daily")

@@ -338,6 +338,8 @@ def _subtitle(facts: Mapping[str, Any], notes: list[str]) -> str:
     said = [
         source,
         "" if not adjustment else "raw prices" if adjustment == "raw" else f"{adjustment}-adjusted",
+        f"as known at {facts['as_of']}" if facts.get("as_of") else "",
+        f"renamed: {facts['lineage']}" if facts.get("lineage") else "",
         "delayed" if facts.get("delayed") else "",
         "fewer bars than asked for" if facts.get("truncated") else "",
         "last bar still forming" if facts.get("forming") else "",

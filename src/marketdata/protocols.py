@@ -132,6 +132,9 @@ class Commit:
     """Labels inside `covered` of stored bars that the provider no longer has."""
     sealed: bool = False
     """Whether the bars may go straight to sealed chunks: whole sessions, final, intraday."""
+    delay: int = 0
+    """Microseconds after its end before which the provider gives no bar: one that is observed soon
+    after them counts as observed when it closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +317,9 @@ class ActionStore(Protocol):
         """Return the actions of each symbol as they were stored at the market time `known_us`.
 
         The first knowledge of an action counts as always known: what was stored later than that
-        moment is corrected back to its first version, not left out. What had been withdrawn by
-        then is out.
+        moment is corrected back to its first version, not left out. Only what an answer did not
+        have though its ex-date had passed is known from when it was first told, not before. What
+        had been withdrawn by then is out.
         """
         ...
 

@@ -6,14 +6,13 @@ The life of one read, top to bottom:
    the window (`_from_cache`).
 2. For the rest it asks the store what it covers, plans, fetches the gaps (`fetching`), and plans
    again until nothing is missing (`_fill`).
-3. It reads bars and coverage from one snapshot of the store (`_from_store`), derives coarser
-   timeframes, writes the newest bars back to the cache (`caching`), and answers.
+3. It reads bars and coverage from one snapshot of the store, derives coarser timeframes, writes the
+   newest bars back to the cache (`stored_reading`), and answers.
 
 Series that hold fewer bars than a ``limit`` asks for go round again with a wider window.
 
 A query as of an earlier moment is a read of bars that had closed by then. It fetches what is
-missing like any other, leaves the cache alone, and replaces what was observed later by what the
-trail says was there before (`bar_history`).
+missing like any other, and leaves the cache alone.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 
-from marketdata import bar_history, caching, planning, resample
-from marketdata.bar_history import Resting, Trail
+from marketdata import caching, planning
+from marketdata.answers import Answer, SeriesAnswer, Tolerance
 from marketdata.calendars import TradingCalendar
 from marketdata.clock import Clock, Deadline, from_micros
 from marketdata.errors import (
@@ -37,79 +36,17 @@ from marketdata.errors import (
     StoreError,
 )
 from marketdata.fetching import Fetcher, Progress
-from marketdata.keeping import FetchTrace
-from marketdata.pausing import READ_PLANNED, STORE_READ, pause_point
 from marketdata.planning import Segment, Segments
-from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, SeriesState
-from marketdata.queries import BarsQuery, select
+from marketdata.protocols import BarCache, BarStore, Broker, SeriesState
+from marketdata.queries import BarsQuery
 from marketdata.spans import Span
-from marketdata.types import DAY, Bars, SeriesKey
+from marketdata.stored_reading import Filled, States, StoredReader, missing_of
+from marketdata.types import DAY, SeriesKey
 from marketdata.verdicts import Verdicts
 
 log = logging.getLogger("marketdata.reader")
 
 _MOST_ROUNDS: Final = 12
-
-States = Mapping[SeriesKey, SeriesState]
-
-
-@dataclass(slots=True)
-class SeriesAnswer:
-    """Closed bars of one symbol, with where they came from."""
-
-    bars: Bars
-    tier: str
-    """``redis``, ``postgres`` or ``broker``: the lowest tier that had to be asked."""
-    revision: int
-    fetched_us: int | None = None
-    """Market time at which the broker last answered for this series, where that is known."""
-    truncated: bool = False
-    lineage: str = ""
-    """Of a renamed instrument its symbols, ``FB<2022-06-09<META``."""
-    pieces: tuple[tuple[str, int], ...] = ()
-    """Of a renamed instrument the symbols that were read, with their revisions, ascending."""
-    resting: Resting | None = None
-    """Of a read as of an earlier moment: what it rests on besides what was observed by then."""
-
-
-@dataclass(slots=True)
-class Answer:
-    """What one read found."""
-
-    series: dict[str, SeriesAnswer] = field(default_factory=dict)
-    trace: FetchTrace = field(default_factory=FetchTrace)
-    unknown: list[str] = field(default_factory=list)
-    failed: dict[str, MarketDataError] = field(default_factory=dict)
-    """Of a tolerant read: why the broker cannot supply these symbols. One that is among `series`
-    too has fewer bars than asked for, because the broker reaches no further back."""
-    served_by: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Provider and feed of the symbols that another broker than the query's own has answered."""
-
-
-class Tolerance(Protocol):
-    """What to do about a broker that may fail, where there is another one to ask."""
-
-    def before_fetch(
-        self, symbols: Sequence[str]
-    ) -> tuple[Deadline, Mapping[str, MarketDataError]]:
-        """Return until when the broker may be asked for what these symbols lack, and those that
-        it is not to be asked for at all, with the reason."""
-        ...
-
-
-class ReadsBars(Protocol):
-    """What answers a query: the reader of series, or the one of instruments before it."""
-
-    def read(
-        self,
-        query: BarsQuery,
-        deadline: Deadline,
-        progress: Progress | None = None,
-        *,
-        tolerance: Tolerance | None = None,
-    ) -> Answer:
-        """See `Reader.read`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +70,6 @@ class _Call:
         return {s: span for s, span in spans.items() if s not in out}
 
 
-@dataclass(frozen=True, slots=True)
-class _Filled:
-    """What is asked of the store once nothing is missing from it."""
-
-    spans: Mapping[str, Span]
-    plans: Mapping[str, Sequence[Segment]]
-    states: States
-
-
 class Reader:
     """Answers `BarsQuery` from cache, store and broker; keeps what the broker gave."""
 
@@ -163,6 +91,7 @@ class Reader:
         self._clock = clock
         self._calendar = calendar
         self._selections = caching.Selections()
+        self._stored = StoredReader(store, cache, broker, calendar)
 
     def read(
         self,
@@ -242,7 +171,7 @@ class Reader:
         spans = self.planned_spans(call.query, symbols, call.now_us)
         while spans:
             filled = self._fill(call, spans)
-            if self._from_store(call, filled):
+            if self._stored.read(call.query, call.now_us, filled, call.answer):
                 spans = self._wider(call, filled.spans)
             else:
                 spans = dict(filled.spans)
@@ -325,7 +254,7 @@ class Reader:
             for symbol, span in self.planned_spans(query, symbols, now_us).items()
         }
         parts = {symbol: plan.parts for symbol, plan in plans.items() if not plan.too_old}
-        missing = {key.symbol for key in self._missing(query, parts, states)}
+        missing = {key.symbol for key in missing_of(query, parts, states, self._calendar())}
         return [symbol for symbol in parts if symbol not in missing]
 
     def segments(
@@ -342,7 +271,7 @@ class Reader:
             lambda base: states[key.with_timeframe(base)].coverage,
         )
 
-    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> _Filled:
+    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> Filled:
         """Plan and fetch until nothing asked is missing; return the plan that then holds."""
         query, trace = call.query, call.answer.trace
         delay = self._settle_delay(query)
@@ -356,7 +285,7 @@ class Reader:
             spans = call.known(spans)
             states = self.states(query, list(spans))
             plans = self._plans(call, spans, states)
-            missing = self._missing(query, plans, states)
+            missing = missing_of(query, plans, states, self._calendar())
             lost = {key.symbol: call.lost[key] for key in missing if key in call.lost}
             call.lost.clear()
             if lost:
@@ -364,7 +293,7 @@ class Reader:
                 continue
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
-                return _Filled(spans, plans, states)
+                return Filled(spans, plans, states)
             walks = trace.walks
             self._fetch(call, missing)
             # A round that only waited for other callers proves nothing: the deadline bounds those.
@@ -395,18 +324,6 @@ class Reader:
                 call.short[symbol] = error
             plans[symbol] = plan.parts
         return plans
-
-    def _missing(
-        self, query: BarsQuery, plans: Mapping[str, Sequence[Segment]], states: States
-    ) -> dict[SeriesKey, list[Span]]:
-        calendar = self._calendar()
-        missing: dict[SeriesKey, list[Span]] = {}
-        for symbol, parts in plans.items():
-            for part in parts:
-                key = query.key(symbol).with_timeframe(part.base)
-                if holes := planning.gaps(part.asked, states[key], calendar, part.base):
-                    missing.setdefault(key, []).extend(holes)
-        return missing
 
     def _fetch(self, call: _Call, missing: Mapping[SeriesKey, Sequence[Span]]) -> None:
         feed, deadline = call.query.feed, call.deadline
@@ -454,110 +371,3 @@ class Reader:
             asked=f"{symbol} {query.timeframe} from {from_micros(span.start).date()}",
             cure="ask for a coarser timeframe, or for a later start",
         )
-
-    # ------------------------------------------------------------------------- reading stored
-
-    def _from_store(self, call: _Call, filled: _Filled) -> bool:
-        """Read every symbol's segments from one snapshot, derive, filter, and fill the cache.
-
-        Return False, and answer nothing, where that snapshot covers less than was planned with:
-        what is too old, or damaged, may be dropped at any time.
-        """
-        query = call.query
-        requests = self._read_requests(query, filled.plans, filled.states)
-        read = {request.key: request.span for request in requests}
-        pause_point(READ_PLANNED)
-        found = self._store.read(requests)
-        if self._has_shrunk(query, filled, {key: state for key, (state, _) in found.items()}):
-            return False
-        trails: dict[SeriesKey, Trail] = {}
-        if query.as_of_us is not None:
-            trails = self._store.trail(requests, query.as_of_us)
-            # Retention drops trail and bars together: what had both before still has both.
-            if self._has_shrunk(query, filled, self._store.states(list(found))):
-                return False
-            found = {
-                key: (state, bar_history.as_of(bars, trails[key].entries, query.as_of_us))
-                for key, (state, bars) in found.items()
-            }
-        newest = caching.NewestBlocks(
-            query, self._broker.capabilities(query.feed), self._calendar(), call.now_us
-        )
-        for symbol, parts in filled.plans.items():
-            keys = [query.key(symbol).with_timeframe(part.base) for part in parts]
-            pieces = []
-            for part, key in zip(parts, keys, strict=True):
-                state, bars = found[key]
-                bars = self._derived(query, part, bars)
-                pieces.append(newest.take(query.key(symbol), part, state, bars, read[key]))
-            known = [found[k][0] for k in keys]
-            bars = select(Bars.concat(pieces), query, self._calendar())
-            call.answer.series[symbol] = SeriesAnswer(
-                bars,
-                "broker" if call.answer.trace.fetched.intersection(keys) else "postgres",
-                max((s.revision for s in known), default=0),
-                max((s.fetched_us for s in known if s.fetched_us), default=None),
-                resting=self._resting(query, parts, keys, found, trails, bars),
-            )
-        pause_point(STORE_READ)
-        if query.as_of_us is None:
-            newest.put(self._cache)
-        return True
-
-    def _resting(
-        self,
-        query: BarsQuery,
-        parts: Sequence[Segment],
-        keys: Sequence[SeriesKey],
-        found: Mapping[SeriesKey, tuple[SeriesState, Bars]],
-        trails: Mapping[SeriesKey, Trail],
-        answered: Bars,
-    ) -> Resting | None:
-        """Return what the bars of one symbol rest on, in a read as of an earlier moment."""
-        moment, window = query.as_of_us, query.window
-        if moment is None:
-            return None
-        rests = [Resting(closed_until=window.end)]
-        for part, key in zip(parts, keys, strict=True):
-            labels = part.asked
-            if len(answered):
-                labels = Span(max(labels.start, int(answered.timestamp[0])), labels.end)
-            stored = found[key][1].within(labels)
-            if part.base.intraday:
-                shown = replace(query, timeframe=part.base, window=replace(window, limit=None))
-                stored = select(stored, shown, self._calendar())
-            rests.append(
-                bar_history.resting(trails[key], labels, stored.timestamp, moment, window.end)
-            )
-        return Resting.joined(rests)
-
-    def _has_shrunk(self, query: BarsQuery, filled: _Filled, states: States) -> bool:
-        """Whether something that was planned to be read is covered no longer."""
-        changed = {
-            symbol: parts
-            for symbol, parts in filled.plans.items()
-            for part in parts
-            if (key := query.key(symbol).with_timeframe(part.base)) in states
-            and states[key].coverage != filled.states[key].coverage
-        }
-        return bool(changed) and bool(self._missing(query, changed, {**filled.states, **states}))
-
-    def _read_requests(
-        self, query: BarsQuery, plans: Mapping[str, Sequence[Segment]], states: States
-    ) -> list[ReadRequest]:
-        """Return one request a stored series: all its segments, widened to a whole cache block
-        where they are the newest."""
-        wanted: dict[SeriesKey, Span] = {}
-        for symbol, parts in plans.items():
-            for part in parts:
-                key = query.key(symbol).with_timeframe(part.base)
-                span = caching.block_span(query, part, states[key], self._calendar())
-                held = wanted.get(key, span)
-                wanted[key] = Span(min(span.start, held.start), max(span.end, held.end))
-        return [ReadRequest(key, span) for key, span in wanted.items()]
-
-    def _derived(self, query: BarsQuery, part: Segment, bars: Bars) -> Bars:
-        if part.base is query.timeframe:
-            return bars
-        # Regular bins are among the extended ones, so one cached block serves both sessions.
-        return resample.resample(bars, part.base, query.timeframe, self._calendar(), "extended")

@@ -93,7 +93,7 @@ class ReferenceCloses:
         absent: Absent = "fetch",
         as_of_us: int | None = None,
     ) -> Found:
-        """Return the raw closes of some sessions.
+        """Return the raw closes of some sessions, of what the symbols mean.
 
         Parameters
         ----------
@@ -109,6 +109,19 @@ class ReferenceCloses:
         BrokerError, DataUnavailableError, StoreError
             A day that is not covered could not be had.
         """
+        return self.under(provider, feed, days, deadline, absent=absent, as_of_us=as_of_us)
+
+    def under(
+        self,
+        provider: str,
+        feed: str,
+        days: Days,
+        deadline: Deadline,
+        *,
+        absent: Absent = "fetch",
+        as_of_us: int | None = None,
+    ) -> Found:
+        """Return what was traded under just these symbols on those days; else as `find`."""
         wanted = {symbol: sorted(set(labels)) for symbol, labels in days.items()}
         wanted = {symbol: labels for symbol, labels in wanted.items() if labels}
         if not wanted:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marketdata.arguments import Configured, Symbols, check_feed, symbol_list, zone_of
+from marketdata.arguments import Configured, Symbols, check_feed, symbol_list
 from marketdata.bar_history import STATES, TrailEntries, observed_us, state_of
 from marketdata.clock import from_micros
 from marketdata.connected import Connected
@@ -167,8 +167,7 @@ class RevisionCalls(Connected):
             start=from_micros(calendar.first) if start is None else start,
             end=end,
         )
-        wanted = self._settings.tz if tz is Configured.TZ else tz
-        zone = zone_of(wanted, Timeframe.MIN_1, calendar)
+        zone = self._zone(tz, Timeframe.MIN_1)
         assert zone is not None, "refused for minutes"
         runtime = self._runtime
         named = runtime.feed_named(feed)

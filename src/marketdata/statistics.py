@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from marketdata.errors import MarketDataError, StoreReadOnlyError
 
 if TYPE_CHECKING:
-    from marketdata.reader import Answer
+    from marketdata.answers import Answer
 
 log = logging.getLogger("marketdata.statistics")
 

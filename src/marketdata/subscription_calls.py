@@ -62,7 +62,8 @@ class SubscriptionCalls(Connected):
         InvalidSymbolError, InvalidTimeframeError, RequestError
             Names every malformed symbol; a retry does not help.
         UnknownSymbolError
-            Names every symbol that the broker says does not exist.
+            Names every symbol that the first broker says does not exist, and what to do about those
+            that a later one knows.
         StoreError
             Nothing is subscribed; a retry helps where it is transient.
         """
@@ -121,9 +122,10 @@ class SubscriptionCalls(Connected):
 
 
 def refuse_unknown(runtime: Runtime, symbols: Sequence[str], deadline: Deadline) -> None:
-    """Raise `UnknownSymbolError` if the broker says that some of these do not exist. What is stored
-    already exists; where the broker gives no verdict, nothing is refused."""
-    stored = {*runtime.known_symbols(), *runtime.identities.changed(runtime.provider, symbols)}
+    """Raise `UnknownSymbolError` if the primary broker says that some of these do not exist. What is
+    stored of it already exists; where it gives no verdict, nothing is refused."""
+    stored = {key.symbol for key in runtime.store.series(symbols) if key[0] == runtime.provider}
+    stored.update(runtime.identities.changed(runtime.provider, symbols))
     verdicts = runtime.verdicts.of([s for s in symbols if s not in stored], deadline)
     unknown = [symbol for symbol, known in verdicts.items() if known is False]
     if unknown:
@@ -132,7 +134,22 @@ def refuse_unknown(runtime: Runtime, symbols: Sequence[str], deadline: Deadline)
         renamed = link.reader.learn(link.provider, link.feed, unknown, deadline)
         unknown = [symbol for symbol in unknown if symbol not in renamed]
     if unknown:
-        raise runtime.unknown(unknown, deadline)
+        raise runtime.unknown(unknown, deadline, _elsewhere(runtime, unknown, deadline))
+
+
+def _elsewhere(runtime: Runtime, unknown: Sequence[str], deadline: Deadline) -> str | None:
+    """Return what to do about symbols that only a later broker of the chain knows."""
+    for link in runtime.links[1:]:
+        verdicts = link.verdicts.of(unknown, deadline)
+        known = " ".join(symbol for symbol in unknown if verdicts[symbol])
+        if known:
+            kind = link.source.kind
+            return (
+                f"{link.provider} knows {known}, but subscriptions work on the first broker alone: "
+                f"get_bars reads it as it is, marketdata backfill {known} --broker {kind} stores it, "
+                f"and a daemon with MARKETDATA_BROKER={kind} keeps it fresh"
+            )
+    return None
 
 
 def ended_symbols(runtime: Runtime, symbols: Sequence[str]) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from marketdata.arguments import deadline_of
+from marketdata.clock import from_micros
 from marketdata.connected import Connected
 from marketdata.errors import RequestError
+from marketdata.frames import ATTRS_KEY, Provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,8 @@ class SymbolCalls(Connected):
             ``former`` (earlier symbols, the newest first, separated by blanks), ``first_bar`` and
             ``last_bar`` (opens of the first and the last stored bar of any timeframe, UTC, NaT
             where none is stored). Empty where nothing is like the text.
+            ``frame.attrs["marketdata"]`` says with ``listed_at`` when the broker last gave its
+            list; empty where it never did, and only what is stored was searched.
 
         Raises
         ------
@@ -65,5 +69,13 @@ class SymbolCalls(Connected):
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise RequestError(f"limit={limit!r} is not a number of rows", cure="give 1 or more")
         deadline = deadline_of(timeout, self._settings.timeout)
-        found = symbol_search.find(self._runtime, text, limit, active, deadline)
-        return symbol_search.frame_of(found)
+        runtime = self._runtime
+        found = symbol_search.find(runtime, text, limit, active, deadline)
+        listed = runtime.identity_store.assets_checked(runtime.provider)
+        frame = symbol_search.frame_of(found)
+        frame.attrs[ATTRS_KEY] = Provenance(
+            provider=runtime.provider,
+            simulated=runtime.simulated,
+            listed_at="" if listed is None else from_micros(listed).isoformat(),
+        )
+        return frame

@@ -74,7 +74,7 @@ class _Known:
     def _of(self, lineage: Lineage) -> FoundSymbol:
         pieces = lineage.within(Span(ALWAYS.start, self.now_us))
         symbol = lineage.symbol_at(self.now_us)
-        asset = self.assets.get(symbol)
+        asset = self.assets.get(symbol) or self._listed_before(pieces)
         stored = self.stored.get(symbol)
         over = lineage.end is not None and lineage.end <= self.now_us
         ends = [self._ends(piece) for piece in pieces]
@@ -88,6 +88,15 @@ class _Known:
             min((first for first, _ in ends if first), default=None),
             max((last for _, last in ends if last), default=None),
         )
+
+    def _listed_before(self, pieces: Sequence[Piece]) -> KnownAsset | None:
+        """Return what the provider listed under the symbol before today's, if that was while it was
+        this instrument's: the list may be older than the rename."""
+        for piece in reversed(pieces[:-1]):
+            listed = self.assets.get(piece.symbol)
+            if listed is not None:
+                return listed if listed.observed_us < piece.span.end else None
+        return None
 
     def _ends(self, piece: Piece) -> tuple[datetime | None, datetime | None]:
         """Return the first and the last stored bar under one symbol, as far as they are of the

@@ -47,7 +47,7 @@ from marketdata.types import (
 )
 
 if TYPE_CHECKING:
-    from marketdata.adjust import Doubt
+    from marketdata.action_steps import Doubt
     from marketdata.calendars import TradingCalendar
     from marketdata.protocols import SeriesState
     from marketdata.wiring import Runtime

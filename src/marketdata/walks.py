@@ -94,24 +94,27 @@ class Walks:
         """
         todo = list(reversed(fetches))
         walked: SimpleQueue[Walked] = SimpleQueue()
-        under_way = begun = halved = 0
+        under_way: list[Fetch] = []
+        begun = halved = 0
         hopeless: Exception | None = None
         while todo or under_way:
-            while todo and under_way < AT_ONCE and hopeless is None:
+            while todo and len(under_way) < AT_ONCE and hopeless is None:
                 if self._stop.is_set() or (begun and time.monotonic() > ends):
                     yield from (Walked(fetch, postponed=True) for fetch in reversed(todo))
                     todo.clear()
                     break
-                self._begin(todo.pop(), ends, walked)
-                under_way += 1
+                under_way.append(todo.pop())
+                self._begin(under_way[-1], ends, walked)
                 begun += 1
             if not under_way:
                 break
             done = self._next(walked)
             if done is None:
-                log.warning("%d requests under way are left to themselves", under_way)
+                log.warning("%d requests under way are left to themselves", len(under_way))
+                left = [*under_way, *reversed(todo)]
+                yield from (Walked(fetch, postponed=True) for fetch in left)
                 return
-            under_way -= 1
+            under_way = [fetch for fetch in under_way if fetch is not done.fetch]
             if isinstance(done.error, AuthenticationError | StoreError):
                 hopeless = done.error
             if done.spoilt and len(done.fetch.keys) > 1 and halved < _HALVES:

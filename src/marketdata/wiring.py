@@ -13,19 +13,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from marketdata import planning
+from marketdata.announcing import Adopting, Announcing
 from marketdata.cache import RedisCache
-from marketdata.cache.indicators import IndicatorCache, announce_actions
+from marketdata.cache.indicators import IndicatorCache
 from marketdata.cache.notices import NoticeListener, Notices
 from marketdata.cache.subscriptions import SubscriptionMirror
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
 from marketdata.chain import Chain
 from marketdata.clock import Clock, parse_clock
 from marketdata.config import Settings
-from marketdata.corporate_actions import IDENTITY_CHANGES
 from marketdata.errors import RequestError
 from marketdata.identities import Identities, InstrumentActions
 from marketdata.links import Common, Link
-from marketdata.pausing import ACTIONS_ANNOUNCED, ACTIONS_RECORDED, pause_point
 from marketdata.protocols import Priority
 from marketdata.queries import BarsQuery
 from marketdata.renewing import LeaseKeeper
@@ -51,22 +50,18 @@ from marketdata.store.retention import Retention
 from marketdata.store.sealing import Sealer
 from marketdata.store.subscriptions import PostgresSubscriptions
 from marketdata.subscriptions import SubscriptionManager
-from marketdata.warning_types import LIBRARY, DelayedDataWarning, ProviderWarning
+from marketdata.warning_types import LIBRARY, DelayedDataWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from marketdata.clock import Deadline
-    from marketdata.corporate_actions import CorporateAction
     from marketdata.embedded import Lease
     from marketdata.errors import UnknownSymbolError
     from marketdata.kept_indicators import KeptIndicators
-    from marketdata.protocols import ActionChange, BeforeCommit, Broker, Commit
-    from marketdata.types import SeriesKey
+    from marketdata.protocols import Broker
 
 log = logging.getLogger("marketdata")
-
-_SAME_MOMENT: Final = 1000
 
 
 class Runtime:
@@ -130,7 +125,7 @@ class Runtime:
         self.listener = NoticeListener(redis_url, lambda: self.store.epoch)
         self.identity_store = PostgresIdentity(self.store.database)
         self.identities = Identities(self.identity_store, self.clock, self.calendar)
-        self.action_store = InstrumentActions(_Announcing(self.store, self.cache), self.identities)
+        self.action_store = InstrumentActions(Announcing(self.store, self.cache), self.identities)
         self._common = Common(
             self.store,
             self.cache,
@@ -140,7 +135,7 @@ class Runtime:
             self.clock,
             self.calendar,
         )
-        self.adopting = _Adopting(self.store, self.sources)
+        self.adopting = Adopting(self.store, self.sources)
         self.links = tuple(
             Link(source, broker, self.adopting, self._common)
             for source, broker in zip(self.sources, self._brokers, strict=True)
@@ -374,89 +369,6 @@ def stats_of_nothing() -> dict[str, int]:
     """Return the counters of a client that has not run yet."""
     names = [*(f"redis_{name}" for name in _CACHE_COUNTERS), "broker_requests"]
     return {**Statistics().snapshot(), **dict.fromkeys(names, 0)}
-
-
-class _Adopting:
-    """The store as the fetchers see it: the first write records whose data this database holds.
-
-    With several brokers that is the primary one's, whichever of them writes first; bars of the
-    others beside them are what was asked for.
-    """
-
-    def __init__(self, store: PostgresStore, sources: Sequence[Source]) -> None:
-        self._store = store
-        self._sources = sources
-        self._adopted = False
-        self.states = store.states
-        self.read = store.read
-        self.trail = store.trail
-
-    @property
-    def epoch(self) -> int:
-        return self._store.epoch
-
-    def commit(
-        self, commits: Sequence[Commit], before_commit: BeforeCommit | None = None
-    ) -> dict[SeriesKey, int]:
-        primary = self._sources[0]
-        if not self._adopted and not primary.simulated:
-            # Simulated bars leave no mark: a later `auto` must not take them for what this
-            # database is about.
-            held = self._store.adopt(primary.provider, primary.feed)
-            self._adopted = True
-            if held not in [(source.provider, source.feed) for source in self._sources]:
-                warnings.warn(
-                    f"this database was filled from {held[0]}/{held[1]}; bars of "
-                    f"{primary.provider}/{primary.feed} are kept beside them, apart",
-                    ProviderWarning,
-                    skip_file_prefixes=LIBRARY,
-                )
-        return self._store.commit(commits, before_commit)
-
-
-class _Announcing:
-    """The action store as everybody sees it: what was computed with other actions is forgotten
-    before a change of them is committed. An answer that says nothing new disturbs nothing."""
-
-    def __init__(self, store: PostgresStore, cache: RedisCache) -> None:
-        self._store = store
-        self._cache = cache
-        self.actions = store.actions
-        self.history = store.history
-        self.checked = store.checked
-
-    def record(
-        self,
-        provider: str,
-        actions: Mapping[str, Sequence[CorporateAction]],
-        asked: Span,
-        observed_us: int,
-    ) -> list[ActionChange]:
-        observed_us = self._after_earlier(provider, list(actions), observed_us)
-        # A renamed instrument's bars are read under either name.
-        others: dict[str, set[str]] = {}
-        for action in (a for listed in actions.values() for a in listed):
-            others.setdefault(action.symbol, {action.symbol}).add(
-                action.other_symbol or action.symbol
-            )
-
-        def announce(changes: Sequence[ActionChange]) -> None:
-            names = {n for c in changes for n in others.get(c.symbol, {c.symbol})}
-            if any(c.kind in IDENTITY_CHANGES for c in changes):
-                names |= set(actions)  # whoever was called so before, or is no longer
-            announce_actions(self._cache, provider, sorted(names), observed_us)
-            pause_point(ACTIONS_ANNOUNCED)
-
-        changes = self._store.record(provider, actions, asked, observed_us, announce)
-        pause_point(ACTIONS_RECORDED)
-        return changes
-
-    def _after_earlier(self, provider: str, symbols: Sequence[str], observed_us: int) -> int:
-        """Return `observed_us`, or just after the last asking where that was at the same moment:
-        market time may stand still, and what was computed before must be older than what is known
-        now."""
-        last = max((at for _, at in self.checked(provider, symbols).values()), default=0)
-        return last + 1 if observed_us <= last < observed_us + _SAME_MOMENT else observed_us
 
 
 def _say(notice: str) -> None:

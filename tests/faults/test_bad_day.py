@@ -191,6 +191,7 @@ def bad_day(
             client.close()
 
 
+@pytest.mark.exact("it counts requests, and is a whole day of faults of its own")
 @pytest.mark.parametrize("bad_day", range(SEED, SEED + DAYS), indirect=True)
 def test_a_broker_at_its_worst_for_a_whole_day(bad_day: BadDay):
     day = bad_day

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import date
 
 import numpy as np
@@ -11,33 +10,18 @@ import pytest
 
 from marketdata.caching import BlocksFromStore
 from marketdata.clock import from_micros
-from marketdata.protocols import ReadRequest, SeriesState
-from marketdata.store import PostgresStore
+from marketdata.pausing import READ_PLANNED
 from marketdata.store.connection import Driver
 from marketdata.store.observed import Observed
 from marketdata.store.retention import Retention
 from marketdata.store.rows import write
 from marketdata.store.writing import Partitions
-from marketdata.types import Bars, SeriesKey, Timeframe
+from marketdata.testing import acting_at
+from marketdata.types import SeriesKey, Timeframe
 from tests.stack import BARS, Stack, runtime, same, tiers
 from tests.store_examples import AAPL, migrated_store, minutes, some_bars, stored
 
 KEY = SeriesKey("sandbox", "sip", "AAPL", Timeframe.MIN_1)
-
-
-class CutBeforeReading:
-    """The store, whose retention runs when somebody has planned and is about to read."""
-
-    def __init__(self, store: PostgresStore, before: int) -> None:
-        self._store = store
-        self._before = before
-        self.states = store.states
-        self.cut = 0
-
-    def read(self, requests: Sequence[ReadRequest]) -> Mapping[SeriesKey, tuple[SeriesState, Bars]]:
-        if not self.cut:
-            self.cut = Retention(self._store.database).cut(requests[0].key, self._before)
-        return self._store.read(requests)
 
 
 @pytest.mark.parametrize("timeframe", ["1min", "5min"])
@@ -47,14 +31,17 @@ def test_what_is_dropped_while_somebody_reads_it_is_fetched_again(
     asked = {"start": "2024-03-11", "end": "2024-03-14"}
     first = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
     running = runtime(stack.client)
-    store = CutBeforeReading(running.store, running.calendar().midnight_of(date(2024, 3, 13)))
-    running.reader._store = store  # type: ignore[assignment]
+    before = running.calendar().midnight_of(date(2024, 3, 13))
+    dropped: list[int] = []
+
+    def drop() -> None:
+        dropped.append(Retention(running.store.database).cut(KEY, before))
+
     stack.flush_redis()
     stack.forget_calls()
-
-    again = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
-
-    assert store.cut
+    with acting_at(READ_PLANNED, drop):
+        again = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
+    assert dropped[0]
     same(first, again)
     assert tiers(again) == "broker:1"
     assert stack.calls(BARS) == 1, "only what was dropped"

@@ -11,6 +11,7 @@ import redis
 
 from marketdata.client import connect
 from marketdata.clock import now as clock_now
+from marketdata.clock import parse_clock
 from tests.daemons import make_daemons, until
 from tests.replayed_market import Market, in_process, make_market
 from tests.stack import same
@@ -57,6 +58,7 @@ def test_over_restarts_of_the_daemon_and_a_redis_flush_every_bar_comes_once(mark
         set(frame.index.get_level_values(1)) == {at} for frame, at in zip(taken, times, strict=True)
     )
     evening = {"database_schema": "untouched", "clock": "2024-03-14T20:30:00-04:00"}
+    market.sandbox.clock = parse_clock(evening["clock"])
     with connect(**{**market.settings, **evening}) as other:
         end = times[-1] + pd.Timedelta("1s")
         same(pd.concat(taken).sort_index(), other.get_bars(SYMBOLS, "1min", start=begun, end=end))

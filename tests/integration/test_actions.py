@@ -307,6 +307,7 @@ def test_the_command_prints_a_table_json_or_csv(marketdata: InProcess, tmp_path:
         "symbol": "AMD", "kind": "split", "ex_date": "2024-02-07", "new": 2.0, "old": 1.0,
         "cash": None, "other_symbol": None, "process_date": "2024-02-07", "announced_at": None,
         "fetched_at": "2024-03-14T19:00:30+00:00", "id": done.objects[0]["id"], "special": False,
+        "doubt": "",
     }  # fmt: skip
     assert done.summary["rows"] == 2
     table = marketdata(*command, "--csv", "-").out.splitlines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 import marketdata as md
-from marketdata.clock import Clock
+from marketdata.clock import Clock, Deadline
 from marketdata.corporate_actions import ActionKind, CorporateAction
+from marketdata.sandbox import GeneratedMarket
+from marketdata.sandbox.source import Action
 from marketdata.sealing import seal
 from marketdata.spans import Span
 from marketdata.types import DAY
@@ -298,6 +300,59 @@ def test_bars_that_a_backfill_brought_count_as_known_and_are_counted(stack: Stac
     recent = stack.client.get_bars("AAPL", "1min", start=OPEN, end=NOON, as_of="now")
     assert facts(recent)["as_of_rests_on"] == "what was observed by then"
     assert "@b0c" in facts(recent)["fingerprint"]
+
+
+def late_dividends(stack: Stack, market: GeneratedMarket) -> None:
+    """Let the market tell next week of two dividends of this month."""
+    stack.set_time("2024-03-20T15:00:00-04:00")
+    for day, cash in ((date(2024, 3, 6), 0.5), (date(2024, 3, 8), 0.25)):
+        market.add_action(Action("KO", day, amount=cash), happens=False)
+    parts = runtime(stack.client)
+    start = micros("2023-01-01T00:00-05:00")
+    parts.actions.refresh(parts.provider, ["KO"], start, Deadline(30))
+
+
+MORNING = "2024-03-15T09:00-04:00"
+ADJUSTED: dict[str, Any] = {"start": "2024-02-01", "end": "2024-03-14", "adjustment": "all"}
+
+
+def test_actions_of_before_the_first_question_count_as_known_and_are_counted(
+    make_stack: Callable[..., Stack],
+):
+    market = GeneratedMarket(seed=3)
+    stack = make_stack(source=market)
+    late_dividends(stack, market)
+    first = facts(stack.client.get_bars("KO", **ADJUSTED, as_of=NOON))
+    assert "; 3 corporate actions first observed later" in first["as_of_rests_on"]
+    told = facts(stack.client.get_indicators("KO", ["sma_5"], **ADJUSTED, as_of=NOON))
+    assert "; 3 corporate actions first observed later" in told["as_of_rests_on"]
+    raw = facts(stack.client.get_bars("KO", **{**ADJUSTED, "adjustment": "raw"}, as_of=NOON))
+    assert "corporate" not in raw["as_of_rests_on"]
+
+
+def test_an_action_that_an_answer_after_its_ex_date_lacked_was_not_known_by_then(
+    make_stack: Callable[..., Stack],
+):
+    market = GeneratedMarket(seed=3)
+    stack = make_stack(source=market)
+    before = stack.client.get_bars("KO", **ADJUSTED)
+    stack.set_time(NEXT)
+    then = stack.client.get_bars("KO", **ADJUSTED, as_of=MORNING)
+    same(then, before)
+    averages = stack.client.get_indicators("KO", ["sma_5"], **ADJUSTED, as_of=MORNING)
+    late_dividends(stack, market)
+    now = stack.client.get_bars("KO", **ADJUSTED)
+    assert (now["close"].iloc[:20] < before["close"].iloc[:20]).all()
+    again = stack.client.get_bars("KO", **ADJUSTED, as_of=MORNING)
+    same(again, then)
+    assert facts(again)["fingerprint"] == facts(then)["fingerprint"]
+    assert facts(again)["as_of_rests_on"] == "what was observed by then"
+    same(stack.client.get_indicators("KO", ["sma_5"], **ADJUSTED, as_of=MORNING), averages)
+    told = stack.client.get_bars("KO", **ADJUSTED, as_of="2024-03-20T15:00:00-04:00")
+    same(told, now)
+    listed = stack.client.get_actions("KO", start="2024-03-01")
+    known = stack.client.get_actions("KO", start="2024-03-01", as_of=MORNING)
+    assert len(listed) == len(known) + 2
 
 
 def test_without_a_trail_the_newest_revision_is_said_to_be_used(

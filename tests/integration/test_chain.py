@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pandas as pd
 import pytest
+from sqlalchemy import text
 
 import marketdata as md
 from marketdata import chain
@@ -440,15 +441,155 @@ def test_the_latest_bar_in_an_outage(two: TwoBrokers) -> None:
     assert caught.value.facts["brokers"] == [two.first, two.second]
 
 
-def test_indicators_and_subscriptions_work_on_the_first(two: TwoBrokers) -> None:
-    for refused in (
-        lambda: two.client.get_indicators("KO", "sma_10", "1day", limit=5),
-        lambda: two.client.subscribe("KO", "1day"),
-    ):
-        with pytest.raises(UnknownSymbolError, match=f"{two.first} does not know KO"):
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_subscription_to_what_only_the_second_knows_is_refused(
+    two: TwoBrokers, stored: bool
+) -> None:
+    if stored:
+        quietly(two.client, "KO", "1day", **DAYS)
+    calls: list[Callable[[], object]] = [
+        lambda: two.client.subscribe(["AAPL", "KO"], "1day"),
+        lambda: two.client.follow("KO", "1day"),
+    ]
+    for refused in calls:
+        with pytest.raises(UnknownSymbolError, match=f"{two.first} does not know KO") as caught:
             refused()
-    assert len(two.client.get_indicators("AAPL", "sma_10", "1day", limit=5)) == 5
+        assert f"{two.second} knows KO" in str(caught.value.cure)
+        assert "marketdata backfill KO --broker yahoo" in str(caught.value.cure)
+    with pytest.raises(UnknownSymbolError) as caught:
+        two.client.subscribe("NOSUCH", "1day")
+    assert two.second not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------- indicators
+
+
+def compute(client: Client, *args: Any, **options: Any) -> pd.DataFrame:
+    """Compute indicators, where a fallback is what is wanted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        return client.get_indicators(*args, **options)
+
+
+def near(left: pd.DataFrame, right: pd.DataFrame) -> None:
+    """Assert what holds of values computed from other beginnings."""
+    assert len(left)
+    pd.testing.assert_frame_equal(left, right, check_exact=False, rtol=1e-9, check_freq=False)
+
+
+@pytest.mark.filterwarnings("ignore::marketdata.warning_types.ProviderWarning")
+@pytest.mark.parametrize(
+    "asked", [{"limit": 5}, DAYS, {"limit": 5, "bars": True}, {"limit": 5, "adjustment": "all"}]
+)
+def test_indicators_come_whole_from_the_broker_that_has_the_bars(
+    two: TwoBrokers, asked: dict[str, Any]
+) -> None:
+    with pytest.warns(FallbackWarning, match=f"KO from {two.second}.*{two.first} does not know"):
+        frame = two.client.get_indicators(["KO", "AAPL", "MSFT"], timeframe="1day", **asked)
+    told = facts(frame)
+    assert told["provider"] == f"{two.first}:2 {two.second}:1"
+    assert told["feed"] == "sip yahoo"
+    assert told["fallback"] == f"{two.second}: KO"
+    assert told["unstabilised"] is False
+    rows = quietly(two.client, ["KO", "AAPL", "MSFT"], "1day", **DAYS)
+    order = [*rows.index.get_level_values("symbol").unique()]
+    assert [*frame.index.get_level_values("symbol").unique()] == order
+    assert frame["sma_200"].notna().all(), "with the history before it"
+    alone = two.connect("yahoo").get_indicators("KO", timeframe="1day", **asked)
+    near(alone, one(frame, "KO"))
+    first = two.connect("alpaca").get_indicators(["AAPL", "MSFT"], timeframe="1day", **asked)
+    for symbol in ("AAPL", "MSFT"):
+        near(one(first, symbol), one(frame, symbol))
+    # An indicator is of the bars that get_bars returns.
+    bars = quietly(two.client, "KO", "1day", limit=10, adjustment=told["adjustment"])
+    mean = compute(two.client, "KO", "sma_10", limit=1, adjustment=told["adjustment"])
+    assert mean["sma_10"].iloc[-1] == pytest.approx(bars["close"].mean(), rel=1e-9)
+
+
+def test_indicators_of_what_the_first_has_never_ask_the_second(two: TwoBrokers) -> None:
+    first = two.client.get_indicators(["AAPL", "MSFT"], "sma_10", limit=5)
+    again = two.client.get_indicators(["AAPL", "MSFT"], "sma_10", limit=5)
+    same(first, again)
+    assert tiers(again) == "redis:2"
+    assert "fallback" not in facts(again)
     assert two.calls()[1] == 0
+    with pytest.raises(
+        UnknownSymbolError, match=f"{two.first} and {two.second} do not know NOSUCH"
+    ):
+        two.client.get_indicators("NOSUCH", "sma_10", limit=5)
+    with pytest.warns(md.MissingSymbolsWarning):
+        frame = two.client.get_indicators(["NOSUCH", "AAPL"], "sma_10", limit=5, missing="skip")
+    assert facts(frame)["missing"] == "NOSUCH"
+
+
+def test_kept_values_are_the_first_brokers_alone(two: TwoBrokers) -> None:
+    mixed = compute(two.client, ["AAPL", "KO"], limit=5)
+    two.forget_calls()
+    again = compute(two.client, ["AAPL", "KO"], limit=5)
+    same(mixed, again)
+    assert tiers(again) == "redis:1 postgres:1", "AAPL's values, KO's bars"
+    assert len(two.alpaca.requests) == len(two.yahoo.requests) == 0
+    with PostgresStore(two.settings["database_url"]) as store:
+        rows = store.database.run(
+            lambda c: c.execute(
+                text("SELECT DISTINCT provider, symbol FROM indicator_series")
+            ).all()
+        )
+    assert rows == [(two.first, "AAPL")]
+
+
+def test_indicators_in_an_outage_of_the_first(two: TwoBrokers) -> None:
+    before = two.client.get_indicators("AAPL", "rsi_14", **DAYS)
+    two.alpaca_is_down()
+    with pytest.warns(FallbackWarning, match=f"MSFT from {two.second}"):
+        frame = two.client.get_indicators(["AAPL", "MSFT"], "rsi_14", timeout=20, **DAYS)
+    assert facts(frame)["provider"] == f"{two.first}:1 {two.second}:1"
+    same(before, one(frame, "AAPL"))
+    near(two.connect("yahoo").get_indicators("MSFT", "rsi_14", **DAYS), one(frame, "MSFT"))
+    two.yahoo.faults.add("status", status=503, times=None)
+    with pytest.raises(BrokerError) as caught:
+        two.client.get_indicators("NVDA", "rsi_14", timeout=10, **DAYS)
+    assert caught.value.transient
+    assert caught.value.facts["brokers"] == [two.first, two.second]
+
+
+def test_history_that_the_first_does_not_reach_leaves_the_window_with_it(two: TwoBrokers) -> None:
+    """As for bars the window decides who answers; where that is beyond reach, the next one does."""
+    client = two.connect("yahoo,alpaca")
+    day: dict[str, Any] = {"start": "2024-02-15T09:30-05:00", "end": "2024-02-15T16:00-05:00"}
+    with pytest.warns(md.ShortHistoryWarning, match=f"{two.second} gives"):
+        new = client.get_indicators("AAPL", "sma_500", "1min", **day)
+    assert facts(new)["provider"] == facts(client.get_bars("AAPL", "1min", **day))["provider"]
+    assert facts(new)["provider"] == two.second
+    assert facts(new)["unstabilised"]
+    assert len(new) > 300
+    old = compute(client, "AAPL", "sma_10", "1min", **OLD_MINUTES)
+    assert facts(old)["provider"] == two.first
+    near(old, two.connect("alpaca").get_indicators("AAPL", "sma_10", "1min", **OLD_MINUTES))
+
+
+@pytest.mark.filterwarnings("ignore::marketdata.warning_types.ProviderWarning")
+def test_the_forming_values_are_the_same_brokers(make_two: Callable[..., TwoBrokers]) -> None:
+    two = make_two(hidden=("KO",), at="2024-03-14T15:03:30-04:00")
+    asked: dict[str, Any] = {"timeframe": "5min", "limit": 3, "include_forming": True}
+    frame = compute(two.client, ["AAPL", "KO"], "sma_10", **asked)
+    assert facts(frame)["forming"] is True
+    assert len(frame.loc["AAPL"]) == len(frame.loc["KO"]) == 4
+    near(two.connect("yahoo").get_indicators("KO", "sma_10", **asked), one(frame, "KO"))
+
+
+def test_hot_indicators_of_a_chain_cost_no_more_than_one_brokers(two: TwoBrokers) -> None:
+    clients = {"one": two.connect("alpaca"), "two": two.client}
+    best = dict.fromkeys(clients, 1.0)
+    for client in clients.values():
+        client.get_indicators("AAPL", "rsi_14", limit=1)
+    for _ in range(40):
+        for name, client in clients.items():
+            for _ in range(5):
+                began = time.perf_counter()
+                client.get_indicators("AAPL", "rsi_14", limit=1)
+                best[name] = min(best[name], time.perf_counter() - began)
+    assert best["two"] < best["one"] * 1.5
 
 
 # -------------------------------------------------------------------------- declared, and one

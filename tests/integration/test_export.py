@@ -338,8 +338,14 @@ def test_somebody_elses_file_made_meanwhile_stays(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
-def test_ctrl_c_leaves_no_file(
-    marketdata: InProcess, store: PostgresStore, database_url: str, tmp_path: Path
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_file(
+    marketdata: InProcess,
+    store: PostgresStore,
+    database_url: str,
+    tmp_path: Path,
+    sent: signal.Signals,
+    code: int,
 ) -> None:
     commit_bars(store, AAPL, session_bars(count=5))
     line = CommandLine(marketdata.directory)
@@ -350,9 +356,9 @@ def test_ctrl_c_leaves_no_file(
         until = time.monotonic() + 60
         while not hidden(tmp_path) and time.monotonic() < until:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert hidden(tmp_path) == []
     assert not (tmp_path / "a.parquet").exists()
 

@@ -136,7 +136,7 @@ def test_what_cannot_be_right_is_refused_with_the_nearest_names(stack: Stack) ->
     with pytest.raises(md.RequestError, match="length of rsi"):
         get("AAPL", "rsi_0")
     with pytest.raises(md.RequestError, match="raw, split, dividend, all"):
-        get("AAPL", adjustment="total")
+        get("AAPL", adjustment="total")  # type: ignore[arg-type]
     with pytest.raises(md.InvalidTimeframeError):
         get("AAPL", None, "7min")
     assert len(stack.sandbox.requests) == 0

@@ -25,7 +25,7 @@ from marketdata.protocols import Asset, Commit
 from marketdata.ranges import Window
 from marketdata.sandbox import Action, Fault, GeneratedMarket
 from marketdata.spans import Span
-from marketdata.types import Bars, SeriesKey, Timeframe
+from marketdata.types import Adjustment, Bars, SeriesKey, Timeframe
 from tests.stack import BARS, Stack, runtime, same, span, tiers
 
 RENAMED = date(2024, 2, 7)
@@ -165,12 +165,64 @@ def test_a_failing_look_up_fails_no_raw_read(stack: Stack, market: GeneratedMark
     assert len(stack.client.get_bars("FB", **WINDOW)) == 25
 
 
+@pytest.mark.parametrize("name", ["FB", "META"])
+def test_an_adjusted_read_is_whole_where_its_own_actions_tell_of_the_rename(
+    stack: Stack, market: GeneratedMarket, name: str
+) -> None:
+    """The courtesy of the raw read beneath fails; what the adjustment asks for itself does not."""
+    stack.sandbox.faults.add(Fault("status", match=ACTIONS, times=1, status=400))
+    frame = stack.client.get_bars(name, **WINDOW, adjustment="split")
+    same(frame, stack.client.get_bars("META", **WINDOW, adjustment="split"))
+    assert frame.attrs["marketdata"]["lineage"] == "FB<2024-02-07<META"
+    assert len(frame) == len(stack.client.get_bars("AAPL", **WINDOW))
+
+
 def test_the_old_name_taken_up_by_another_company(stack: Stack, market: GeneratedMarket) -> None:
     market.list_new("FB", date(2024, 2, 26), like="S00001")
     frame = stack.client.get_bars("FB", **WINDOW)
     assert frame.index[0] == pd.Timestamp("2024-02-26T05:00Z")
     assert len(frame) == 13
     check(stack.client.get_bars("META", **WINDOW), truth(market, "2024-01-02", "2024-03-14"))
+
+
+@pytest.mark.parametrize("adjustment", ["raw", "all"])
+def test_the_old_name_taken_up_means_the_same_whichever_name_was_read_before(
+    stack: Stack, market: GeneratedMarket, adjustment: Adjustment
+) -> None:
+    market.list_new("FB", date(2024, 3, 4), like="S00003")
+    assert len(stack.client.get_bars("META", **WINDOW, adjustment=adjustment)) > 8
+    stack.client.get_indicators("META", ["sma_5"], limit=5)
+    taken = stack.client.get_bars("FB", **WINDOW)
+    assert taken.index[0] == pd.Timestamp("2024-03-04T05:00Z")
+    assert taken.attrs["marketdata"]["lineage"] == "FB"
+    averages = stack.client.get_indicators("FB", ["sma_5"], limit=5)["sma_5"]
+    np.testing.assert_allclose(
+        averages.dropna(), taken["close"].rolling(5).mean()[averages.dropna().index], rtol=1e-9
+    )
+    stack.forget_calls()
+    same(stack.client.get_bars("FB", **WINDOW), taken)
+    assert stack.calls() == 0
+
+
+def test_a_rename_that_another_process_has_just_learnt_of(stack: Stack) -> None:
+    """All is stored by then, so that nothing need be asked for."""
+    other = stack.connect()
+    other.get_bars("AAPL", **WINDOW)
+    first = stack.client.get_bars("META", **WINDOW)
+    for name in ("META", "FB"):
+        same(other.get_bars(name, **WINDOW), first)
+
+
+def test_a_rename_learnt_by_a_process_that_could_not_ask_who_is_listed_now(
+    stack: Stack, market: GeneratedMarket
+) -> None:
+    """The store knows all of META and of the rename; nobody has asked about FB since."""
+    market.list_new("FB", date(2024, 3, 4), like="S00003")
+    stack.client.get_bars("META", **WINDOW)
+    with psycopg.connect(stack.settings["database_url"]) as connection:
+        connection.execute("DELETE FROM marketdata.assets")
+    taken = stack.connect().get_bars("FB", **WINDOW)
+    assert taken.index[0] == pd.Timestamp("2024-03-04T05:00Z")
 
 
 def test_the_old_name_taken_up_by_a_renamed_company(stack: Stack, market: GeneratedMarket) -> None:

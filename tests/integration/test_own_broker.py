@@ -172,6 +172,9 @@ def test_it_stands_in_a_chain(stack: Stack, files: Path) -> None:
         assert days.attrs["marketdata"]["provider"] == f"files:1 {host}:1"
         minutes = client.get_bars("AAPL", "1min", limit=5)
         assert minutes.attrs["marketdata"]["provider"] == host, "files have no minutes"
+        means = client.get_indicators("AAPL", "sma_10", "1min", limit=5)
+        assert means.attrs["marketdata"]["provider"] == host
+        assert means["sma_10"].notna().all()
         assert client.get_latest_trade("AAPL").price > 0
         assert runtime(client).links[0].source.kind == "files"
     with (
@@ -179,6 +182,11 @@ def test_it_stands_in_a_chain(stack: Stack, files: Path) -> None:
         pytest.warns(FallbackWarning, match="MINE from files"),
     ):
         assert len(client.get_bars("MINE", **FEBRUARY)) == 20
+
+
+def test_indicators_of_bars_that_a_broker_has_none_of(stack: Stack, files: Path) -> None:
+    with stack.connect(broker="files") as client, pytest.raises(DataUnavailableError):
+        client.get_indicators("AAPL", "sma_10", "1min", limit=5)
 
 
 def test_auto_goes_on_with_the_broker_that_filled_the_database(stack: Stack, files: Path) -> None:

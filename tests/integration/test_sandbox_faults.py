@@ -128,6 +128,18 @@ def test_hold_until_released(sandbox):
         assert waiting.result(10).ok
 
 
+def test_late_answers_with_what_was_true_when_it_was_asked(sandbox):
+    fault = sandbox.faults.add("late")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(get, sandbox)
+        assert fault.wait_fired()
+        while not sandbox.requests[0].status:
+            threading.Event().wait(0.005)
+        assert not waiting.done()
+        fault.release()
+        assert waiting.result(10).ok
+
+
 def test_drip_sends_the_whole_body_in_the_end(sandbox):
     sandbox.faults.add("drip", seconds=0.001)
     page = get(sandbox, limit=1).json()

@@ -187,6 +187,15 @@ def test_what_is_first_observed_late_is_an_arrival_and_known_from_its_close(made
     assert len(later.arrivals.first) == 0
 
 
+def test_bars_of_a_provider_that_is_late_itself_are_no_arrivals(made: SealedStore):
+    bars, delay = some_bars(SPAN), 16 * MINUTE
+    for label in bars.timestamp.tolist():
+        span = Span(label, label + MINUTE)
+        observed = span.end + delay + 30 * SECOND
+        made.store.commit([Commit(AAPL, bars.within(span), span, observed, delay=delay)])
+    assert len(trail_of(made.store).arrivals.first) == 0
+
+
 def test_stretches_that_came_late_end_where_a_bar_was_known_already(made: SealedStore):
     bars = some_bars(SPAN)
     part = minutes(30, 1)

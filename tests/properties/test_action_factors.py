@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketdata.adjust import ALWAYS, Closes, Factors, concerned, doubts, factors
+from marketdata.action_steps import Closes
+from marketdata.adjust import ALWAYS, Factors, concerned, doubts, factors
 from marketdata.corporate_actions import (
     DISTRIBUTIONS,
     SHARE_CHANGES,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from marketdata.action_steps import Closes
 from marketdata.adjust import (
-    Closes,
     adjust_bars,
     doubts,
     factors,

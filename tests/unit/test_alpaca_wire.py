@@ -6,7 +6,7 @@ import json
 import math
 import pickle
 import random
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np

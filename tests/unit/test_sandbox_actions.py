@@ -230,3 +230,21 @@ def test_ids_differ_and_stay() -> None:
     assert plain.id == Action("KO", DAY, amount=2.0).id
     corrected = Ledger().correct(plain, {"ex_date": date(2024, 3, 13)})
     assert corrected.id == plain.id
+
+
+def test_a_file_lists_a_symbol_that_was_given_up_until_then_only(tmp_path: Path) -> None:
+    path = tmp_path / "days.csv"
+    rows = [
+        f"{symbol},2024-03-{day:02}T00:00:00-05:00,1,1,1,1,10"
+        for symbol, days in (("OLDER", (4, 5)), ("NEWER", (6, 7)), ("AGAIN", (4, 5, 6, 7)))
+        for day in days
+    ]
+    path.write_text("symbol,timestamp,open,high,low,close,volume\n" + "\n".join(rows))
+    market, day = FileMarket(path), date(2024, 3, 6)
+    for symbol in ("OLDER", "AGAIN"):
+        market.add_action(Action(symbol, day, kind="name_change", other_symbol="NEWER"))
+    listed = {asset.symbol: asset.active_on(date(2024, 3, 7)) for asset in market.assets()}
+    assert listed == {"OLDER": False, "NEWER": True, "AGAIN": True}
+    older = market.asset("OLDER")
+    assert older is not None
+    assert older.active_on(date(2024, 3, 5))

@@ -254,6 +254,7 @@ def test_a_closed_market_costs_nothing_but_what_is_due(moment: int):
             for i in (at_session - 1, at_session)
         ]
         mornings = {
-            calendar.session_span(i, "daily").start + 34 * HOUR for i in (at_session - 1, at_session)
+            calendar.session_span(i, "daily").start + 34 * HOUR
+            for i in (at_session - 1, at_session)
         }
         assert mark in mornings | {e + HOUR for _, e in ends}

@@ -72,7 +72,11 @@ class OfflineBroker:
     def actions(
         self, symbols: Sequence[str], span: Span, deadline: Deadline
     ) -> dict[str, list[CorporateAction]]:
-        self._refuse(f"the corporate actions of {' '.join(symbols[:5])} are not stored", None)
+        some = " ".join(symbols[:5]) + (" ..." if len(symbols) > 5 else "")
+        self._refuse(
+            f"the corporate actions of {some} are not stored",
+            f"ask for them once, with a broker: marketdata actions {some} --broker NAME",
+        )
 
     def verdict(self, symbol: str, deadline: Deadline) -> SymbolVerdict:
         return SymbolVerdict(None)

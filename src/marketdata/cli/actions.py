@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from marketdata.cli.bars import write_files
+from marketdata.cli.bars import check_stdout, write_files
 from marketdata.cli.exits import DONE
 from marketdata.cli.options import ALL, Symbols, command, symbols_of
 from marketdata.cli.output import Output, make_table
-from marketdata.errors import RequestError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +52,7 @@ def actions(
     """
     from marketdata.client import Client
 
-    if str(csv) == "-" and out.as_json:
-        raise RequestError("--csv - and --json both want stdout", cure="give one of them")
+    check_stdout(out, csv)
     with Client(settings) as client:
         frame = client.get_actions(
             symbols_of(symbols),
@@ -120,7 +118,7 @@ def _what(row: dict[str, Any]) -> str:
     rates = f"{row['new']:g}:{row['old']:g}" if row["new"] and row["old"] else ""
     words = [
         rates,
-        f"{row['cash']:g}" if row["cash"] is not None else "",
+        f"{row['cash']:g} a share" if row["cash"] is not None else "",
         f"-> {row['other_symbol']}" if row["other_symbol"] else "",
         "special" if row["special"] else "",
     ]

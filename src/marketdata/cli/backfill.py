@@ -299,7 +299,8 @@ def _show_states(out: Output, gaps: Sequence[Gap]) -> None:
         record = _gap_record(gap)
         out.line(
             f"{gap.key.symbol} {gap.key.timeframe}: next try {instant(record['next_retry'])} UTC, "
-            f"attempts {record['attempts']}, {record['error']}"
+            f"attempts {record['attempts']}, the last one {instant(record['last_failed'])} UTC, "
+            f"{record['error']}"
         )
 
 
@@ -317,6 +318,7 @@ def _gap_record(gap: Gap) -> dict[str, Any]:
         record |= {
             "error": gap.failure.error,
             "attempts": gap.failure.attempts,
+            "last_failed": from_micros(gap.failure.failed_us),
             "next_retry": from_micros(gap.failure.retry_us),
         }
     return record

@@ -96,8 +96,7 @@ def bars(
     """
     from marketdata.client import Client
 
-    if str(csv) == "-" and out.as_json:
-        raise RequestError("--csv - and --json both want stdout", cure="give one of them")
+    check_stdout(out, csv)
     asked: dict[str, Any] = {"tz": None if tz == "none" else tz} if tz else {}
     with Client(settings) as client:
         began = time.perf_counter()
@@ -148,6 +147,12 @@ def print_answer(
 
 
 # -------------------------------------------------------------------------------------- files
+
+
+def check_stdout(out: Output, csv: Path | None) -> None:
+    """Raise `RequestError` where CSV and JSON lines would both go to stdout."""
+    if str(csv) == "-" and out.as_json:
+        raise RequestError("--csv - and --json both want stdout", cure="give one of them")
 
 
 def write_files(

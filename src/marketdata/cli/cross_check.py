@@ -42,12 +42,17 @@ def cross_check(
             "--against compares the symbols that are named", cure="name some symbols"
         )
     with closing(Client(settings)) as client:
-        first = client._lazy.get().links[0].source.kind
+        first, second = client._lazy.get().links[0].source.kind, against.strip().lower()
+        if second == first:
+            raise RequestError(
+                f"--against {against} is the broker in use: there is nothing to compare",
+                cure="name another one, or choose with --broker whose bars are held against its",
+            )
         frames = {
             timeframe: client.cross_check(
                 symbols,
                 timeframe,
-                brokers=(first, against.strip().lower()),
+                brokers=(first, second),
                 tolerance=_read_tolerances(tolerances),
                 start=start,
                 end=end,

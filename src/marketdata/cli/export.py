@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,8 @@ from marketdata.clock import from_micros
 from marketdata.errors import InvalidSymbolError, RequestError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from marketdata.config import Settings
     from marketdata.exporting import ExportReport, Wanted
     from marketdata.files import BarsFile, FileFormat
@@ -102,6 +106,7 @@ def export(
         trace = FetchTrace()
         label = f"{len(wanted.symbols)} x {wanted.timeframe}"
         with (
+            _unwound_by_sigterm(),
             _file(to, place, wanted, force) as file,
             progress(settings.progress, label, None) as shown,
         ):
@@ -115,6 +120,23 @@ def export(
     finally:
         runtime.close()
     return _say(out, to, wanted, report)
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that no unfinished file stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --------------------------------------------------------------------------------- arguments

@@ -13,6 +13,7 @@ from marketdata.cli.database import awaits_first_use, open_store
 from marketdata.cli.exits import CONFIGURATION, DONE, INCOMPLETE
 from marketdata.cli.options import (
     ALL,
+    BROKER,
     SERVERS,
     End,
     Feed,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "status", SERVERS)(status)
+    command(app, "status", {**SERVERS, "clock": BROKER["clock"]})(status)
     command(app, "gaps", ALL)(gaps)
     command(app, "explain", ALL)(explain)
 

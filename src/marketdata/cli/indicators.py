@@ -12,6 +12,7 @@ import typer
 from marketdata.cli.bars import (
     SHOWN,
     bars_table,
+    check_stdout,
     heading,
     newest_rows,
     print_answer,
@@ -115,8 +116,7 @@ def indicators(
         return _print_catalogue(out)
     if not symbols:
         raise RequestError("no symbols given", cure="name some, or ask for --list")
-    if str(csv) == "-" and out.as_json:
-        raise RequestError("--csv - and --json both want stdout", cure="give one of them")
+    check_stdout(out, csv)
     asked: dict[str, Any] = {"tz": None if tz == "none" else tz} if tz else {}
     with Client(settings) as client:
         began = time.perf_counter()

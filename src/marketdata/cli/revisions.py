@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from marketdata.cli.bars import records, write_files
+from marketdata.cli.bars import check_stdout, records, write_files
 from marketdata.cli.exits import DONE
 from marketdata.cli.options import (
     ALL,
@@ -22,11 +22,11 @@ from marketdata.cli.options import (
     symbols_of,
 )
 from marketdata.cli.output import Output, make_table
-from marketdata.errors import RequestError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from marketdata.client import Client
     from marketdata.config import Settings
 
 SHOWN: Final = 40
@@ -61,22 +61,29 @@ def revisions(
     """
     from marketdata.client import Client
 
-    if str(csv) == "-" and out.as_json:
-        raise RequestError("--csv - and --json both want stdout", cure="give one of them")
+    check_stdout(out, csv)
     asked: dict[str, Any] = {"tz": tz} if tz else {}
     with Client(settings) as client:
         frame = client.revisions(
             symbols_of(symbols), timeframe, start=start, end=end, feed=feed, **asked
         )
+        without = [] if len(frame) else _not_stored(client, symbols_of(symbols), timeframe, feed)
     facts = dict(frame.attrs["marketdata"])
     written = [] if csv is None else write_files(out, frame.set_index("symbol"), csv, None)
     if out.as_json:
         out.rows(_plain(row) for row in records(frame.set_index("symbol")))
     elif not written:
         _show(out, frame if every_row else frame.tail(SHOWN), len(frame), facts)
+    if without:
+        out.note(f"nothing is stored of {', '.join(without)}", style="yellow")
     if facts["untrailed"]:
         out.note(f"the trail is not complete: {facts['untrailed']}", style="yellow")
     return out.done(DONE, rows=len(frame), provenance=facts, files=written)
+
+
+def _not_stored(client: Client, symbols: list[str], timeframe: str, feed: str | None) -> list[str]:
+    """Return the symbols without stored bars: of those, no change says nothing."""
+    return [s for s in symbols if not client.coverage(s, timeframe, feed=feed)]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,13 @@ def symbols(
 
     with Client(settings) as client:
         frame = client.find_symbols(" ".join(text), limit=limit, active=active)
-    table = make_table("symbol", "name", "exchange", "status", "formerly", "from", "to")
+    facts = dict(frame.attrs["marketdata"])
+    if not facts["listed_at"]:
+        out.note(
+            f"{facts['provider']} gave no list of symbols: only what is stored was searched",
+            style="yellow",
+        )
+    table = make_table("symbol", "name", "exchange", "status", "formerly", "stored from", "to")
     known = frame.astype(object).where(frame.notna(), None)
     for found in known.to_dict("records"):
         row = {str(name): value for name, value in found.items()}
@@ -50,4 +56,4 @@ def symbols(
         out.table(table)
     else:
         out.line("no symbol is like that")
-    return out.done(DONE, symbols=frame["symbol"].tolist())
+    return out.done(DONE, symbols=frame["symbol"].tolist(), provenance=facts)

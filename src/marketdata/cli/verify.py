@@ -11,6 +11,7 @@ from marketdata.cli.backfill import OptionalSymbols, stopped_by_signals
 from marketdata.cli.exits import DONE, INCOMPLETE, INTERRUPTED, exit_code
 from marketdata.cli.options import ALL, End, Feed, Start, command, symbols_of
 from marketdata.cli.output import Output, instant, make_table
+from marketdata.errors import RequestError
 
 if TYPE_CHECKING:
     from marketdata.config import Settings
@@ -58,9 +59,19 @@ def verify(
     A sample is drawn anew each day. Exit code 3: something differs. With --against two brokers are
     compared instead, by symbol and field: raw bars, 1day unless -t names others.
     """
+    if against is None and tolerance:
+        raise RequestError(
+            "--tolerance belongs to --against: what is stored either equals the broker's or differs",
+            cure="leave it out, or name a broker: --against yahoo",
+        )
     if against is not None:
         from marketdata.cli.cross_check import cross_check
 
+        if correct or everything or feed is not None:
+            raise RequestError(
+                "--against compares two brokers' bars and stores no correction",
+                cure="leave out --correct, --all and --feed; --start and --end choose the bars",
+            )
         listed, named_frames = symbols_of(symbols or []), timeframe or ["1day"]
         return cross_check(
             out, settings, listed, named_frames, against, tolerance or [], start=start, end=end
@@ -172,7 +183,8 @@ def _say_verified(out: Output, report: VerifyReport, correct: bool) -> None:
         f"compared; {report.calls:,} calls"
     )
     if not report.drifted:
-        out.line("nothing differs" if report.stretches else "nothing could be compared")
+        nothing = "nothing could be compared: none of it is stored and final yet"
+        out.line("nothing differs" if report.stretches else nothing)
     elif correct:
         out.line(f"{report.corrected:,} bars corrected, {report.withdrawn:,} taken out")
     else:

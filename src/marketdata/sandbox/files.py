@@ -38,6 +38,17 @@ _NUMBERS: Final = (*COLUMNS, "dividend", "split")
 _NOTHING: Final = ["", "NaN", "nan", "NA", "null"]
 _SUFFIXES: Final = (".csv", ".csv.gz", ".parquet", ".pq")
 _NEW_YORK: Final = ZoneInfo("America/New_York")
+_ENDS: Final = frozenset(
+    {
+        "cash_merger",
+        "stock_merger",
+        "stock_and_cash_merger",
+        "name_change",
+        "redemption",
+        "worthless_removal",
+    }
+)
+"""Actions after which nothing trades under the symbol, unless somebody takes it up."""
 
 
 class FileMarket:
@@ -144,10 +155,19 @@ class FileMarket:
     # ----------------------------------------------------------------------- MarketSource
 
     def assets(self) -> Sequence[Asset]:
-        return [_asset(s) for s in sorted(self._days)]
+        return [self._asset(s) for s in sorted(self._days)]
 
     def asset(self, symbol: str) -> Asset | None:
-        return _asset(symbol) if symbol in self._days else None
+        return self._asset(symbol) if symbol in self._days else None
+
+    def _asset(self, symbol: str) -> Asset:
+        """Return what is listed: a symbol that was given up, and has had no bar since, until then."""
+        bars = self._days[symbol]
+        last = day_of(int(date_ordinals(bars.timestamp[-1:])[0])) if len(bars) else date.min
+        ends = [a.ex_date for a in self.actions(symbol) if a.symbol == symbol and a.type in _ENDS]
+        until = min((day for day in ends if day > last), default=None)
+        spans = () if until is None else ((date.min, until),)
+        return Asset(symbol, f"{symbol} (SIMULATED)", "NYSE", spans=spans)
 
     def minutes(
         self, symbol: str, span: Span, feed: str, *, newest_first: bool = False
@@ -186,10 +206,6 @@ class FileMarket:
         """Label of the newest bar of all, microseconds UTC."""
         newest = [int(b.timestamp[-1]) for b in (*self._minutes.values(), *self._days.values())]
         return max(newest, default=0)
-
-
-def _asset(symbol: str) -> Asset:
-    return Asset(symbol, f"{symbol} (SIMULATED)", "NYSE")
 
 
 def _files(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -113,11 +113,31 @@ WHERE a.provider = :provider AND a.symbol = ANY (:asked_symbols)
                   WHERE b.provider = :provider AND b.symbol = r.symbol AND b.type = r.type
                     AND b.action_key = r.action_key)
 """)
-# An answer older than what is stored changes nothing.
+# What was asked about before, and when an answer last told all of it or, of recent ex-dates, those.
+_EARLIER_CHECKS: Final = """LATERAL (
+    SELECT c.symbol, tstzrange(c.lower, c.upper) AS asked,
+           CASE WHEN r.ex_date >= c.checked_at - CAST(:recent_months AS interval)
+                THEN c.checked_at ELSE c.whole_at END AS without_it
+    FROM unnest(CAST(:c_symbols AS text[]), CAST(:c_lowers AS timestamptz[]),
+                CAST(:c_uppers AS timestamptz[]), CAST(:c_wholes AS timestamptz[]),
+                CAST(:c_checkeds AS timestamptz[])) AS c (symbol, lower, upper, whole_at, checked_at)
+    WHERE c.symbol = r.symbol
+) AS p"""
+_BEFORE: Final = text("""
+SELECT symbol, lower(asked), upper(asked), whole_at, checked_at FROM action_checks
+WHERE provider = :provider AND symbol = ANY (:asked_symbols)
+""")
+# An answer older than what is stored changes nothing. Of an action that an answer given on or after
+# its ex-date did not have, that answer is the first version: without it. So is one of the twelve
+# hours before, for which an answer counts as new.
 _RECORD: Final = text(f"""
-INSERT INTO corporate_actions AS a (provider, {_COLUMNS}, fetched_at, first_fetched_at)
-SELECT :provider, {", ".join(f"r.{n}" for n in _TYPES)}, :observed, :observed
-FROM {_ROWS}
+INSERT INTO corporate_actions AS a (provider, {_COLUMNS}, fetched_at, first_fetched_at, corrections)
+SELECT :provider, {", ".join(f"r.{n}" for n in _TYPES)}, :observed, :observed,
+    CASE WHEN r.ex_date <@ p.asked AND r.ex_date - interval '12 hours' <= p.without_it AND p.without_it < :observed
+         THEN jsonb_build_array(jsonb_build_object({", ".join(f"'{n}', r.{n}" for n in _VALUES)},
+                                'fetched_at', p.without_it, 'withdrawn_at', p.without_it))
+         ELSE '[]' END
+FROM {_ROWS} LEFT JOIN {_EARLIER_CHECKS} ON p.symbol = r.symbol
 ORDER BY r.symbol, r.type, r.action_key
 ON CONFLICT (provider, symbol, type, action_key) DO UPDATE
     SET {", ".join(f"{n} = excluded.{n}" for n in _VALUES)},
@@ -126,7 +146,7 @@ ON CONFLICT (provider, symbol, type, action_key) DO UPDATE
       AND (a.withdrawn_at IS NOT NULL
            OR ({", ".join(f"a.{n}" for n in _VALUES)})
               IS DISTINCT FROM ({", ".join(f"excluded.{n}" for n in _VALUES)}))
-RETURNING a.symbol, a.type, a.ex_date, (a.corrections = '[]') AS new
+RETURNING a.symbol, a.type, a.ex_date, (a.xmax = 0) AS new
 """)
 # Either name of a renamed instrument may be the one the provider lists it under: only who asked
 # about both knows that it is gone.
@@ -190,8 +210,8 @@ class PostgresActions:
     def history(
         self, provider: str, symbols: Sequence[str], known_us: int
     ) -> dict[str, list[CorporateAction]]:
-        """Return the actions of each symbol as they were stored at a market time; the first
-        version of each counts as always known."""
+        """Return the actions of each symbol as they were stored at a market time. The first version
+        of each counts as always known, unless it was not in an answer given after its ex-date."""
         rows = self._rows(_VERSIONS, provider, symbols)
         once = {row.id: row._mapping for row in rows}
         found = [a for row in once.values() if (a := _as_known(row, known_us)) is not None]
@@ -239,10 +259,15 @@ class PostgresActions:
             "end": from_micros(asked.end),
             "observed": from_micros(observed_us),
             "recent": asked.start <= observed_us - RECENT and observed_us < asked.end,
+            "recent_months": timedelta(microseconds=RECENT),
             **_columns(a for listed in actions.values() for a in listed),
         }
 
         def work(connection: Connection) -> list[ActionChange]:
+            before = connection.execute(_BEFORE, parameters).all()
+            names = ("c_symbols", "c_lowers", "c_uppers", "c_wholes", "c_checkeds")
+            columns = zip(*before, strict=True) if before else [()] * len(names)
+            parameters.update((n, list(column)) for n, column in zip(names, columns, strict=True))
             connection.execute(_CHECK, parameters)
             if parameters["alone"]:
                 connection.execute(_ADOPT, parameters)

@@ -27,6 +27,8 @@ class Batch:
     final: list[Sequence[Span]]
     """The part of `covered` observed after the provider's correction period."""
     observed: Int64s
+    delays: Int64s
+    """After how long a bar can be had at all."""
     sealing: dict[int, list[Span]]
     """By number, counted from 1: what commits cover whose bars may be sealed at once."""
     new: Observed
@@ -58,6 +60,7 @@ def batch_of(commits: Sequence[Commit]) -> Batch:
         settled=[each[1] for each in of],
         final=[each[2] for each in of],
         observed=np.array([max(c.observed_us for c in by_key[key]) for key in keys], np.int64),
+        delays=np.array([max(c.delay for c in by_key[key]) for key in keys], np.int64),
         sealing=sealing,
         new=new,
         noted=noted,

@@ -25,6 +25,8 @@ from marketdata.store.connection import Database
 
 WINDOW: Final = 60
 """Seconds for which a request counts."""
+_NEWS: Final = 1.0
+"""Seconds for which the broker's own count of what is used is held to be true."""
 _TAKE: Final = text("""
 SELECT wait, generation, taken FROM take_from_budget(
     :credential, :per_minute, :stated, :priority, :generation, :taken, at => :at)
@@ -137,10 +139,15 @@ class _Memory:
             self._told_used = self._monotonic(), max(0, limit - left)
 
     def told_used(self) -> int | None:
-        """Return what the broker had counted when it last said so, if that was lately."""
-        if self._told_used is None or self._monotonic() - self._told_used[0] > WINDOW:
-            return None
-        return self._told_used[1]
+        """Return what is held to be used of the limit after the row was lost.
+
+        What the broker counted, if it said so just now: of what others have sent since it knows
+        nothing. Else all of it, where this process had seen the row: others may have sent the rest,
+        and declare it as soon as they ask. None where it never had.
+        """
+        if self._told_used is not None and self._monotonic() - self._told_used[0] <= _NEWS:
+            return self._told_used[1]
+        return None if self.generation is None else self.limit
 
     def take_note(self, generation: int, taken: int) -> None:
         # Threads come back in any order.

@@ -33,7 +33,8 @@ SELECT count(*), coalesce(sum(bar_count - sealed_count), 0)::bigint,
 FROM (SELECT bar_count, sealed_count, corrections,
              (SELECT count(*) FROM unnest(coverage)) AS ranges FROM series) AS s
 """)
-# A derived timeframe is as fresh as what it derives from, a renamed symbol as what it is now; what
+# A derived timeframe is as fresh as what it derives from, a renamed symbol as the freshest of its
+# names, each while it was its own: a rename known ahead takes effect without anybody writing. What
 # does not trade any more is neither fresh nor stale.
 _WANTED: Final = text("""
 WITH wanted AS (
@@ -43,14 +44,20 @@ WITH wanted AS (
 known AS (
     SELECT symbol, timeframe, max(upper(coverage)) AS until FROM series GROUP BY 1, 2),
 today AS (
-    SELECT DISTINCT ON (s.symbol) s.symbol, i.symbol AS name, i.status
+    SELECT DISTINCT ON (s.symbol) s.symbol, provider, instrument, i.status
     FROM instrument_symbols AS s JOIN instruments AS i USING (provider, instrument)
     WHERE s.symbol IN (SELECT symbol FROM instrument_symbols
                        WHERE NOT (lower_inf(valid) AND upper_inf(valid)))
-    ORDER BY s.symbol, s.valid DESC)
-SELECT w.base, k.until, count(*)
+    ORDER BY s.symbol, s.valid DESC),
+held AS (
+    SELECT t.symbol, k.timeframe, max(least(k.until, upper(s.valid))) AS until
+    FROM today AS t JOIN instrument_symbols AS s USING (provider, instrument)
+    JOIN known AS k ON k.symbol = s.symbol
+    GROUP BY 1, 2)
+SELECT w.base, CASE WHEN t.symbol IS NULL THEN k.until ELSE h.until END, count(*)
 FROM wanted AS w LEFT JOIN today AS t ON t.symbol = w.symbol
-LEFT JOIN known AS k ON k.symbol = coalesce(t.name, w.symbol) AND k.timeframe = w.base
+LEFT JOIN known AS k ON k.symbol = w.symbol AND k.timeframe = w.base
+LEFT JOIN held AS h ON h.symbol = w.symbol AND h.timeframe = w.base
 WHERE t.status IS DISTINCT FROM 'ended'
 GROUP BY 1, 2
 """)

@@ -14,7 +14,7 @@ ends. Where nothing differs it costs a few comparisons and no statement:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +22,12 @@ import numpy as np
 from marketdata.bar_history import observed_us, punctual_until, state_of
 from marketdata.drift import DriftCount, changes_by_field
 from marketdata.store import arrays
+from marketdata.store.batches import Batch
 from marketdata.store.connection import Driver
 from marketdata.store.observed import Decision, Int32s, Observed, Replaced, replaced
 from marketdata.store.rows import KEYS
 from marketdata.store.series_table import LockedSeries, inside
-from marketdata.types import COLUMNS, REVISION_STAGE, Bools, Int64s, SeriesKey
+from marketdata.types import COLUMNS, REVISION_STAGE, Bools, Int64s
 
 _OLD: Final = ", ".join(f"o{n}" for n in range(len(COLUMNS)))
 _NEW: Final = ", ".join(f"n{n}" for n in range(len(COLUMNS)))
@@ -89,15 +90,16 @@ class History:
     def __init__(
         self,
         raw: Driver,
-        keys: Sequence[SeriesKey],
+        batch: Batch,
         locked: LockedSeries,
         kept: Collection[str] | None,
     ) -> None:
         self._raw = raw
-        self._keys = keys
+        self._keys = keys = batch.keys
         self._locked = locked
         self._kept = np.array([False] + [kept is None or key.symbol in kept for key in keys])
         self._punctual = np.array([0] + [punctual_until(key.timeframe) for key in keys], np.int64)
+        self._punctual[1:] += batch.delays
         self._found: list[Replaced] = []
         self._late: list[Observed] = []
 

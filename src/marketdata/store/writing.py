@@ -164,7 +164,7 @@ class _Transaction:
         self._partitions = partitions
         self._changes = Changes.none(len(batch.keys))
         self._locked = LockedSeries(raw, batch.keys)
-        self._history = History(raw, batch.keys, self._locked, trail)
+        self._history = History(raw, batch, self._locked, trail)
         self._corrected: set[int] = set()
         """Numbers of series whose corrections were changed."""
         self._emptied: set[int] = set()

@@ -13,12 +13,13 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+ROOT: Final = Path(__file__).absolute().parents[3]
 PATIENCE: Final = 60.0
 
 
@@ -78,6 +79,8 @@ def main(mutation: str) -> None:
                 code = 1
                 try:
                     code = run(json.loads(line))
+                except BaseException:
+                    traceback.print_exc()
                 finally:
                     os._exit(code)
             ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

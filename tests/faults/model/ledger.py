@@ -20,11 +20,17 @@ from marketdata.protocols import SeriesState
 from marketdata.queries import BarsQuery, select
 from marketdata.spans import Span
 from marketdata.types import (
+    CLOSE,
     COLUMNS,
     DAY,
+    HIGH,
     HOUR,
+    LOW,
     MINUTE,
+    OPEN,
     SECOND,
+    VOLUME,
+    VWAP,
     Bars,
     Bools,
     Floats,
@@ -39,6 +45,7 @@ AFTER: Final = 60 * DAY
 SETTLE: Final = 3 * SECOND
 DAILY_SETTLE: Final = 20 * MINUTE
 FEW_WITHDRAWN: Final = 5
+_PRICES: Final = (OPEN, HIGH, LOW, CLOSE, VWAP)
 
 
 class Violation(AssertionError):  # noqa: N818
@@ -430,6 +437,17 @@ class Ledger:
             stale = covered & book.present[of] & ~said
             if stale.sum() <= FEW_WITHDRAWN:
                 self._forbid(book, of, stale, "withdrawn and still stored")
+
+
+def split_adjusted(bars: Bars, splits: Sequence[tuple[int, float]]) -> Bars:
+    """Return bars divided for splits, given as ex-date (exchange midnight) and shares for one."""
+    values = bars.values.copy()
+    for ex_date, ratio in splits:
+        before = bars.timestamp < ex_date
+        for column in _PRICES:
+            values[column, before] /= ratio
+        values[VOLUME, before] *= ratio
+    return Bars(bars.timestamp, values)
 
 
 def _same(one: Bools, values: Floats, other: Bools, others: Floats) -> Bools:

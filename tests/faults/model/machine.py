@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -23,9 +23,10 @@ from marketdata import frames, pausing
 from marketdata.clock import from_micros, to_micros
 from marketdata.queries import BarsQuery
 from marketdata.sandbox import Fault
+from marketdata.sandbox.universe import listing_of
 from marketdata.spans import Span
 from marketdata.types import DAY, HOUR, MINUTE, SECOND, Bars, Int64s, SeriesKey, Timeframe
-from tests.faults.model.ledger import Ledger, Step, Violation
+from tests.faults.model.ledger import Ledger, Step, Violation, split_adjusted
 from tests.faults.model.world import BARS, CLIENTS, KEPT_DAYS, Traffic, World
 
 STARTS: Final = (
@@ -51,6 +52,9 @@ OUTSIDE: Final = (
     pausing.CYCLE_BEFORE_INDICATORS, pausing.CYCLE_BEFORE_NOTICE,
 )  # fmt: skip
 """Points at which no transaction is open."""
+WRITING: Final = (
+    pausing.BARS_WRITTEN, pausing.COVERAGE_WRITTEN, pausing.FLOOR_RAISED, pausing.COMMITTED,
+)  # fmt: skip
 READING: Final = (pausing.READ_PLANNED, pausing.SNAPSHOT_TAKEN, pausing.STORE_READ)
 MEANWHILE: Final = ("seal", "unseal", "retain", "backfill", "flush", "wait", "cycle", "read")
 INSIDE: Final = (
@@ -145,18 +149,32 @@ class Machine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------- beginning
 
-    @initialize(start=st.sampled_from(STARTS))
-    def begin(self, start: str) -> None:
+    @initialize(
+        start=st.sampled_from(STARTS),
+        days=st.integers(1, 8),
+        late=st.integers(-3, 5),
+        ratio=st.sampled_from((2.0, 3.0, 0.1)),
+    )
+    def begin(self, start: str, days: int = 1, late: int = 0, ratio: float = 2.0) -> None:
         world = self.world
-        at = 20 * next(_NUMBERS) % 99_900
-        self.symbols = [f"S{at + n:05d}" for n in (1, 6, 11, 15)]
+        self.symbols = fresh_symbols()
         world.market.edits.clear()
         world.empty()
         world.clock.set(datetime.fromisoformat(start))
         world.forget()
         self.ledger = Ledger(world.market, world.now, world.provider)
         self.limit = world.now + 40 * DAY
-        self.note(f"begin at {start} with {self.symbols}")
+        self.actions_asked: dict[str, int] = {}
+        first = from_micros(world.now).date() + timedelta(days=days)
+        session = self.ledger.calendar.next_open(self.ledger.calendar.midnight_of(first), "daily")
+        ex_date = self.ledger.calendar.today(session)
+        announced = ex_date + timedelta(days=late)
+        world.market.inner.add_split(self.symbols[0], ex_date, ratio, announced=announced)
+        self.split = session, ratio, self.ledger.calendar.midnight_of(announced)
+        self.note(
+            f"begin at {start} with {self.symbols}; the first splits {ratio} for 1 on {ex_date}, "
+            f"announced on {announced}"
+        )
 
     def note(self, text: str) -> None:
         self.tally.log.append(text)
@@ -169,6 +187,7 @@ class Machine(RuleBasedStateMachine):
         world, step = self.world, self.step
         traffic = world.heard()
         step.answered += traffic.pages
+        self.actions_asked |= traffic.actions
         step.now = world.now
         certain, step.certain = step.certain, step.certain and not middle
         wanted = list(dict.fromkeys([*self.ledger.touched(step), *keys]))
@@ -285,6 +304,36 @@ class Machine(RuleBasedStateMachine):
                 if again < 0 or again > RESETTLED:
                     raise Violation(f"{p} asks for {again} covered bars of {key} again ({query})")
 
+    @rule(who=CLIENT, question=questions())
+    def read_adjusted(self, who: int, question: Question) -> None:
+        """Prices divided for splits: for those that the broker has told of when it was asked last,
+        twelve hours ago at most; what is stored is as before."""
+        if question.timeframe == "1week":  # a week is cut where its basis changes
+            question = replace(question, timeframe="1day")
+        world, arguments = self.world, self.asked(question)
+        self.note(f"client {who} reads {arguments}, adjusted for splits")
+        self.tally.counts["adjusted reads"] += 1
+        query = self.query(arguments)
+        frame = self.get(who, {**arguments, "adjustment": "split"})
+        self.settled()
+        expected = {}
+        for symbol, bars in self.expected(query, world.now).items():
+            asked = self.actions_asked.get(symbol, 0)
+            if len(bars) and asked < world.now - 12 * HOUR:
+                raise Violation(f"{symbol}: adjusted by actions as they were at {asked}")
+            ex_date, ratio, announced = self.split
+            known = symbol == self.symbols[0] and announced <= asked and ex_date <= world.now
+            expected[symbol] = split_adjusted(bars, [(ex_date, ratio)] if known else [])
+        for symbol, found in bars_of(frame, arguments["symbols"]).items():
+            wanted = expected[symbol]
+            if not np.array_equal(found.timestamp, wanted.timestamp) or not np.allclose(
+                found.values, wanted.values, rtol=1e-9, atol=0, equal_nan=True
+            ):
+                raise Violation(
+                    f"{arguments}: {symbol} is not adjusted by {self.split}, asked "
+                    f"{self.actions_asked.get(symbol)}: {found.values[3, :3]}, {wanted.values[3, :3]}"
+                )
+
     @rule(question=questions(), first=CLIENT)
     def read_everywhere(self, question: Question, first: int) -> None:
         """The same question to every client, one after the other: one answer, no second call."""
@@ -356,7 +405,7 @@ class Machine(RuleBasedStateMachine):
         since = today - day * DAY
         held = [key for key, book in self.ledger.books.items() if book.covered.any()]
         if what == "cycle":
-            bases = ("1min", "1day") if day % 2 else ("1min",)
+            bases = ("1min", "1day") if day % 3 == 1 else ("1min",)
             return {"symbols": self.symbols[: symbol + 1], "timeframes": bases}
         if what in ("seal", "repin"):
             return {"symbols": self.symbols, "repin": what == "repin"}
@@ -531,7 +580,7 @@ class Machine(RuleBasedStateMachine):
         who=CLIENT,
         what=st.sampled_from(("read", "read", "cycle", "seal", "unseal", "retain", "backfill")),
         question=questions(),
-        point=st.sampled_from(INSIDE + OUTSIDE),
+        point=st.sampled_from(WRITING * 3 + INSIDE + OUTSIDE),
         nth=st.sampled_from((1, 1, 2)),
         how=st.sampled_from(("crash", "crash", "terminate", "flush")),
         symbol=st.integers(0, 3),
@@ -542,6 +591,8 @@ class Machine(RuleBasedStateMachine):
         symbol: int, day: int,
     ) -> None:  # fmt: skip
         """Something ends, or is lost, in the middle of an operation."""
+        if day % 2:
+            self.to_fresh_bars()
         self.note(f"client {who} does {what} ({question}, {symbol}, {day}): {how} at {point} {nth}")
         self.tally.counts[f"{how} at a point"] += 1
 
@@ -566,11 +617,42 @@ class Machine(RuleBasedStateMachine):
         if failed and how == "crash":
             self.restart(who)
         self.settled(self.all_keys())
+        self.look_again(who, symbol)
+
+    @rule(
+        who=CLIENT,
+        what=st.sampled_from(("read", "cycle")),
+        point=st.sampled_from(WRITING),
+        killed=st.booleans(),
+        symbol=st.integers(0, 3),
+        nth=st.sampled_from((1, 1, 2)),
+    )
+    def cut_off_while_writing(
+        self, who: int, what: str, point: str, killed: bool, symbol: int, nth: int
+    ) -> None:
+        """Fresh bars are coming in when it ends."""
+        self.to_fresh_bars()
+        newest = Question(tuple(range(symbol + 1)), single=False, timeframe="1min", limit=500)
+        if killed:
+            self.killed(what, newest, point, nth, symbol, 0)
+        else:
+            self.trouble_at_a_point(who, what, newest, point, nth, "crash", symbol, 0)
+
+    def look_again(self, who: int, symbol: int) -> None:
+        """Read the newest bars after a trouble: what is served fast must be stored."""
+        arguments = {
+            "symbols": self.symbols[: symbol + 1], "timeframe": "1min", "session": "extended",
+            "feed": "sip", "limit": 1,
+        }  # fmt: skip
+        query = self.query(arguments)
+        frame = self.get((who + 1) % CLIENTS, arguments)
+        self.settled()
+        self.compare(frame, arguments, [self.expected(query, self.world.now)])
 
     @rule(
         what=st.sampled_from(("read", "cycle", "cycle", "seal", "unseal", "backfill", "verify")),
         question=questions(),
-        point=st.sampled_from(INSIDE + OUTSIDE),
+        point=st.sampled_from(WRITING * 3 + INSIDE + OUTSIDE),
         nth=st.sampled_from((1, 1, 2)),
         symbol=st.integers(0, 3),
         day=st.integers(0, 8),
@@ -579,6 +661,8 @@ class Machine(RuleBasedStateMachine):
         self, what: str, question: Question, point: str, nth: int, symbol: int, day: int
     ) -> None:
         """A process of its own is killed in the middle of an operation, by SIGKILL."""
+        if day % 2:
+            self.to_fresh_bars()
         arguments = self.asked(question) if what == "read" else self.job_of(what, symbol, day)
         self.note(f"a process does {what} {arguments}: killed at {point} {nth}")
         if arguments is None:
@@ -594,6 +678,7 @@ class Machine(RuleBasedStateMachine):
         # Floors that it owed to a Redis that was away are lost with it.
         self.must_flush |= self.redis_down
         self.settled(self.all_keys())
+        self.look_again(day, symbol)
 
     @rule(
         who=CLIENT,
@@ -613,11 +698,9 @@ class Machine(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         """Another client does something while an operation stands at a pause point."""
         other = (who + other) % CLIENTS
-        claimed = point in (
-            pausing.COMMITTED, pausing.PAGE_KEPT, pausing.FLIGHT_CLAIMED, pausing.BEFORE_LANDING,
-            pausing.LANDED, pausing.CYCLE_BEFORE_BLOCKS,
-        )  # fmt: skip
-        if claimed:  # a backfill does not wait for those who fetch the same
+        # Whoever holds a flight there must not be waited for.
+        claimed = outer == "cycle" or point not in (pausing.READ_PLANNED, pausing.STORE_READ)
+        if claimed:  # a backfill does not wait
             inner = ["backfill" if each == "cycle" else each for each in inner]
         self.note(
             f"client {who} does {outer} ({question}, {symbol}, {day}); at {point} {nth} client "
@@ -661,8 +744,8 @@ class Machine(RuleBasedStateMachine):
         symbol=st.integers(0, 3),
         back=st.integers(1, 60),
         seconds=st.sampled_from((1, 31, 61)),
-        nth=st.sampled_from((1, 2)),
-        page=st.sampled_from((None, 20)),
+        nth=st.sampled_from((1, 1, 2)),
+        page=st.sampled_from((None, None, 20)),
     )
     def overtaken(
         self, who: int, other: int, symbol: int, back: int, seconds: int, nth: int, page: int | None
@@ -670,6 +753,7 @@ class Machine(RuleBasedStateMachine):
         """An answer stays on its way while somebody else asks later and is answered first."""
         world = self.world
         other = (who + other) % CLIENTS
+        self.to_fresh_bars()
         self.note(
             f"client {who} reads {back} min of {symbol}; overtaken by {other} after {seconds} s"
         )
@@ -823,6 +907,23 @@ class Machine(RuleBasedStateMachine):
         if self.redis_down:
             self.revive_redis()
         self.world.sandbox.faults.clear()
+
+
+def fresh_symbols() -> list[str]:
+    """Return three busy symbols and one that rests for minutes, which no example has had yet."""
+    busy: list[str] = []
+    sparse: list[str] = []
+    while len(busy) < 3 or not sparse:
+        name = f"S{next(_NUMBERS) % 100_000:05d}"
+        listing = listing_of(name)
+        assert listing is not None
+        if listing.splits or listing.listed.year > 2020:
+            continue
+        if listing.volume > 800_000:
+            busy.append(name)
+        elif listing.volume < 80_000:
+            sparse.append(name)
+    return [*busy[:3], sparse[0]]
 
 
 class TimeIsUp(BaseException):

@@ -31,6 +31,7 @@ from tests.faults.model.ledger import Answered
 from tests.faults.model.market import ScriptedMarket
 
 BARS: Final = "/v2/stocks/bars"
+ACTIONS: Final = "/v1/corporate-actions"
 CLIENTS: Final = 3
 KEPT_DAYS: Final = 9
 """Retention of every client."""
@@ -44,10 +45,8 @@ class Traffic:
 
     requests: list[RecordedRequest] = field(default_factory=list)
     pages: list[Answered] = field(default_factory=list)
-
-    @property
-    def disturbed(self) -> bool:
-        return any(r.status != 200 or r.fault not in _HARMLESS for r in self.requests)
+    actions: dict[str, int] = field(default_factory=dict)
+    """When the corporate actions of a symbol were asked for last, market time."""
 
 
 class World:
@@ -144,6 +143,10 @@ class World:
             walks.setdefault(walk, []).append(request)
         for walk, pages in walks.items():
             traffic.pages += self._proven(walk, pages, places)
+        for request in self.sandbox.requests.matching(ACTIONS):
+            if request.status == 200:
+                when = self._time_at(places[id(request)])
+                traffic.actions |= dict.fromkeys(request.params["symbols"].split(","), when)
         self.forget()
         return traffic
 
