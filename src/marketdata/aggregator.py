@@ -150,6 +150,7 @@ class Aggregator:
             rest = self._work_off(rest, tally, ends)
             if not rest or self._stop.is_set():
                 break
+        tally.postponed += bool(rest)  # what somebody else was fetching all the while
         with tally.stage("blocks"):
             self._blocks.refresh(tally, self._stop, poll / 30)
         with tally.stage("history"):

@@ -84,7 +84,9 @@ class Walks:
     def run(self, fetches: Sequence[Fetch], ends: float) -> Iterator[Walked]:
         """Make `fetches` and yield what became of each, in the order in which they end.
 
-        Once the end is asked for, none begins, and those under way have `STOP_PATIENCE` to end.
+        Those of one series are made one after the other: at once they would only wait for each
+        other. Once the end is asked for, none begins, and those under way have `STOP_PATIENCE` to
+        end.
 
         Parameters
         ----------
@@ -103,7 +105,10 @@ class Walks:
                     yield from (Walked(fetch, postponed=True) for fetch in reversed(todo))
                     todo.clear()
                     break
-                under_way.append(todo.pop())
+                place = _first_free(todo, under_way)
+                if place is None:
+                    break
+                under_way.append(todo.pop(place))
                 self._begin(under_way[-1], ends, walked)
                 begun += 1
             if not under_way:
@@ -166,6 +171,16 @@ class Walks:
             log.exception("a fetch of %d symbols failed", len(fetch.keys))
             result.error = error
         return result
+
+
+def _first_free(todo: Sequence[Fetch], under_way: Sequence[Fetch]) -> int | None:
+    """Return the place of the last fetch of `todo`, which is the first in line, that shares no
+    series with those under way."""
+    busy = {key for fetch in under_way for key in fetch.keys}
+    for place in range(len(todo) - 1, -1, -1):
+        if busy.isdisjoint(todo[place].keys):
+            return place
+    return None
 
 
 def _halves(fetch: Fetch) -> list[Fetch]:

@@ -13,6 +13,8 @@ from tests.faults.model.ledger import Violation
 from tests.faults.model.mutations import MUTATIONS
 from tests.faults.model.running import Result, run
 
+pytestmark = pytest.mark.exact("makes its own troubles, and knows which answers they excuse")
+
 CLEAN_SECONDS = 20.0
 MOST_SECONDS = 120.0
 """For a seeded bug, of the five minutes it may take."""

@@ -409,7 +409,10 @@ class Ledger:
             else:
                 closed = int(np.searchsorted(book.labels, edge)) - 1
                 evening = self.calendar.extended_close[closed : closed + 1] + HOUR
-                self._check_seen(book, slice(closed, closed + 1), evening, now)
+                # Anything else of the series that was fetched this evening stands for it: then the
+                # last day is read again when it is final.
+                if book.observed.max() < evening[0]:
+                    self._check_seen(book, slice(closed, closed + 1), evening, now)
             self._check_final(book, now)
 
     def _check_seen(self, book: Book, of: slice, due: Int64s, now: int) -> None:

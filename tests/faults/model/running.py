@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import hypothesis
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.errors import HypothesisException
 from hypothesis.stateful import run_state_machine_as_test
 
+from marketdata import embedded
 from marketdata.warning_types import SplitInRangeWarning
 from tests.faults.model.machine import Machine, Tally, TimeIsUp
 from tests.faults.model.mutations import MUTATIONS
@@ -105,15 +108,21 @@ class _Seeded:
 
 @contextmanager
 def servers() -> Iterator[tuple[str, str]]:
-    """Give an empty database and a Redis database of the servers that the tests use."""
-    postgres = os.environ["MARKETDATA_TEST_DATABASE_URL"]
-    name = f"model_{secrets.token_hex(5)}"
-    with psycopg.connect(postgres, autocommit=True) as plain:
+    """Give an empty database and a Redis database: of the servers that the tests use, which are
+    emptied, or of embedded ones."""
+    postgres = os.environ.get("MARKETDATA_TEST_DATABASE_URL")
+    cache = os.environ.get("MARKETDATA_TEST_REDIS_URL")
+    with ExitStack() as closing:
+        if not (postgres and cache):
+            parent = Path(closing.enter_context(tempfile.TemporaryDirectory()))
+            parent.chmod(0o711)
+            given = embedded.acquire(parent / "home").servers
+            closing.callback(embedded.erase, parent / "home")
+            postgres, cache = given.database_url, given.redis_url
+        name = f"model_{secrets.token_hex(5)}"
+        plain = closing.enter_context(psycopg.connect(postgres, autocommit=True))
         plain.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         try:
-            yield (
-                urlunsplit(urlsplit(postgres)._replace(path=f"/{name}")),
-                os.environ["MARKETDATA_TEST_REDIS_URL"],
-            )
+            yield urlunsplit(urlsplit(postgres)._replace(path=f"/{name}")), cache
         finally:
             plain.execute(f"DROP DATABASE {name} WITH (FORCE)")
