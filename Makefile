@@ -13,11 +13,11 @@ PYTHON :=
 FAULTS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults bench check format clean
+.PHONY: help install demo test test-faults model bench check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "  DATA=PATH (demo) and ARGS='...' (demo, test, test-faults, bench) are passed on; PYTHON=PATH chooses the interpreter."
+	@echo "  DATA=PATH (demo) and ARGS='...' (demo, test, test-faults, model, bench) are passed on; PYTHON=PATH chooses the interpreter."
 
 install: $(STAMP) ## make .venv with everything in it
 
@@ -30,6 +30,9 @@ test: $(STAMP) ## every test, on real PostgreSQL and Redis servers
 # FAULTS=7 draws the same faults again that run 7 drew; a failing test says how to repeat it alone.
 test-faults: $(STAMP) ## the tests again, behind proxies that cut, refuse and lose answers
 	@MARKETDATA_TEST_FLAKY=$(or $(FAULTS),$$(date +%s)) $(BIN)/python -m pytest tests/contracts tests/integration tests/faults $(ARGS)
+
+model: $(STAMP) ## ten minutes of random work and faults against a model that knows the right answers
+	@$(BIN)/python -m tests.faults.model --seconds $(or $(SECONDS),600) --seed $(or $(SEED),$$(date +%s)) $(ARGS)
 
 bench: $(STAMP) ## the benchmarks, each beside its anchor
 	@$(BIN)/python -m benchmarks $(ARGS)
