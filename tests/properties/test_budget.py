@@ -12,6 +12,7 @@ import itertools
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -118,10 +119,9 @@ def assert_no_inversion(done: Sequence[Request]) -> None:
 @pytest.fixture(scope="module")
 def connection(postgres_url: str) -> Iterator[psycopg.Connection]:
     name = f"test_{secrets.token_hex(6)}"
-    base, _, _ = postgres_url.rpartition("/")
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-        url = f"{base}/{name}"
+        url = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
         with migrated_store(url):
             pass
         with psycopg.connect(url, options="-c search_path=marketdata") as found:
