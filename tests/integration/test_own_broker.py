@@ -162,6 +162,7 @@ def test_it_serves_all_tiers_alone(stack: Stack, files: Path) -> None:
         assert client.coverage("BAD") == []
 
 
+@pytest.mark.exact("the provider is the server's address, which is the proxy's")
 def test_it_stands_in_a_chain(stack: Stack, files: Path) -> None:
     """The sandbox's stack speaks as Alpaca; the files know a symbol of their own."""
     keys = {"alpaca_key_id": "id", "alpaca_secret_key": "secret"}

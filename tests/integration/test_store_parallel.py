@@ -162,6 +162,7 @@ def test_a_helper_that_fails_midway_leaves_its_part_to_the_reader(
     assert_same_bars(stored(store, SPAN), bars)
 
 
+@pytest.mark.exact("it ends the connection itself, and one retry is all there is")
 def test_a_reader_that_loses_its_connection_reads_again(
     store: PostgresStore, bars: Bars, database_url: str, monkeypatch: pytest.MonkeyPatch
 ):
