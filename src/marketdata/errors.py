@@ -10,7 +10,7 @@
     │   ├── InvalidTimeframeError
     │   ├── InvalidRangeError
     │   │   └── NaiveTimestampError
-    │   └── UnsupportedRequestError     a parameter this release does not serve yet
+    │   └── UnsupportedRequestError     a timeframe that cannot be made of what there is
     ├── UnknownSymbolError              the broker's assets endpoint does not know it
     ├── DataUnavailableError            not entitled, too old, offline gap
     ├── DataQualityError                what came back fails the quality gates as a whole
@@ -158,9 +158,9 @@ class NaiveTimestampError(InvalidRangeError):
 
 
 class UnsupportedRequestError(RequestError):
-    """A documented parameter that this release does not serve yet."""
+    """Bars of a timeframe that cannot be made of those there are."""
 
-    default_cure = "leave it out; the README lists what is not in this release"
+    default_cure = "ask for a timeframe that is a multiple of the one there is"
 
 
 class UnknownSymbolError(MarketDataError):

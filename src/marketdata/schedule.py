@@ -103,11 +103,6 @@ def last_mark(table: Timetable, calendar: TradingCalendar, now_us: int) -> int:
     return last_fire(Tick.CYCLE, table, calendar, now_us) - table.offset
 
 
-def night_at(table: Timetable, calendar: TradingCalendar, day: date) -> int:
-    """Return when the nightly work of the local date `day` is due."""
-    return _local_time(table.nightly_at, calendar, day)
-
-
 def actions_due(table: Timetable, calendar: TradingCalendar, now_us: int) -> str | None:
     """Return the occasion, date and time, at which corporate actions are to be asked for now or
     can still be, else None."""

@@ -259,21 +259,15 @@ def check_keys(settings: Settings, names: Sequence[str] | None = None) -> None:
         )
 
 
-def choose_source(settings: Settings, held: tuple[str, str] | None) -> Source:
-    """Return whom to ask, from the settings and the database's own record.
+def choose_sources(settings: Settings, held: tuple[str, str] | None) -> tuple[Source, ...]:
+    """Return whom to ask, in order: the broker, or each of the brokers, that the settings name.
+
+    ``MARKETDATA_FEED`` names a feed of the first one; the others have their defaults.
 
     Parameters
     ----------
     held : (provider, feed) or None
         What the database was filled from; None on an empty one.
-    """
-    return choose_sources(settings, held)[0]
-
-
-def choose_sources(settings: Settings, held: tuple[str, str] | None) -> tuple[Source, ...]:
-    """Return whom to ask, in order: the broker, or each of the brokers, that the settings name.
-
-    ``MARKETDATA_FEED`` names a feed of the first one; the others have their defaults.
 
     Raises
     ------

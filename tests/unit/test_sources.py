@@ -18,7 +18,6 @@ from marketdata.sources import (
     Source,
     Surroundings,
     check_keys,
-    choose_source,
     choose_sources,
     kind_named,
     make_broker,
@@ -57,7 +56,7 @@ def test_every_row_names_settings_that_exist() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_row_makes_a_broker_of_its_provider_and_feed(name: str) -> None:
     settings = Settings.load(broker=name, **KEYS)
-    source = choose_source(settings, None)
+    source = choose_sources(settings, None)[0]
     given = surroundings(settings, source)
     broker = make_broker(given)
     with given.closing:
@@ -101,7 +100,7 @@ def test_an_unknown_kind_is_an_error_and_no_other_broker() -> None:
 def test_the_choice(
     given: dict[str, Any], held: tuple[str, str] | None, expected: tuple[str, str, str]
 ) -> None:
-    source = choose_source(Settings.load(**given), held)
+    source = choose_sources(Settings.load(**given), held)[0]
     assert (source.kind, source.provider, source.feed) == expected
 
 
