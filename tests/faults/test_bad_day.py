@@ -244,7 +244,10 @@ def assert_within_budget(day: BadDay) -> None:
             first += 1
         most = max(most, number - first + 1)
     print(f"{most} requests in a minute at most")
-    assert LIMIT // 3 < most <= LIMIT, "it was used, and not exceeded"
+    assert most <= LIMIT
+    # How dense the requests of a minute are depends on what failed when; that there were many
+    # of them in the day does not.
+    assert len(times) > 390, "the budget was used"
     for begin, end in day.weather.bursts:
         under_way = [t for t in times if begin < t < end]
         assert len(under_way) <= 6, (begin, end, under_way)
