@@ -1,0 +1,180 @@
+"""`Algorithm`: what an author writes. The engine calls its hooks; it never calls the engine."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import marketdata as md
+from algorithms.errors import ParameterError
+from algorithms.params import Param, Value
+
+if TYPE_CHECKING:
+    from algorithms.context import Context
+    from algorithms.orders import Fill
+
+OwnIndicator = Callable[..., Any]
+IndicatorSpec = str | OwnIndicator | tuple[OwnIndicator, int]
+"""A name that `md.get_indicators` knows, an author's own function, or one with its look-back."""
+
+_SETTINGS = ("symbols", "timeframe", "timeframes", "name", "fractional", "adjustment", "session")
+
+
+class Algorithm:
+    """A strategy. Subclass it, say what it watches, and write `on_bar`.
+
+    The same class runs over the past (`algorithms.backtest`) and live (``marketdata algo run``).
+
+    >>> class Momentum(Algorithm):
+    ...     symbols = ["AAPL"]
+    ...     indicators = {"average": "sma_{length}"}
+    ...     length = Param(50, low=2)
+    ...
+    ...     def on_bar(self, ctx):
+    ...         ctx.order_target_percent(1.0 if ctx.close[-1] > ctx.average[-1] else 0.0)
+    >>> Momentum(length=20).length
+    20
+
+    Attributes
+    ----------
+    symbols : sequence of str
+    timeframe : str
+        Of the bars that `on_bar` is called for.
+    timeframes : sequence of str
+        Further ones to see, as ``ctx["AAPL", "1hour"]``; a bar is there once it has closed.
+    indicators : mapping of str to spec, or sequence of str
+        What to compute, by the name it is to have in the context. A spec is any name that
+        `md.get_indicators` knows, in which ``{length}`` stands for a parameter and to which
+        ``@1hour`` adds another timeframe; or a function of your own: it is given the bars as
+        arrays (`BarArrays`), by name those of your parameters it asks for, and returns one number
+        a bar; ``(function, n)`` says that a value needs the `n` bars before its own and no more.
+        An indicator of several outputs has several names: ``macd``, ``macd_signal``.
+    adjustment : str
+        What the prices and indicators that `on_bar` sees are adjusted for, as of the bar it is
+        called at: ``split``, ``all``, ``dividend`` or ``raw``. Orders fill at raw prices always.
+    session : str
+        ``regular`` or ``extended``.
+    fractional : bool
+        Whether shares can be broken.
+    warm_up : int
+        Bars to have before the first `on_bar`, beyond what the indicators need.
+    state : dict
+        JSON-representable; kept over restarts when live. Everything else of an instance is not.
+    """
+
+    symbols: Sequence[str] = ()
+    timeframe: str = "1day"
+    timeframes: Sequence[str] = ()
+    indicators: Mapping[str, IndicatorSpec] | Sequence[str] = {}
+    adjustment: str = "split"
+    session: str = "regular"
+    fractional: bool = False
+    warm_up: int = 0
+    name: str = ""
+    state: dict[str, Any]
+
+    _params: ClassVar[dict[str, Param]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        found: dict[str, Param] = {}
+        for base in reversed(cls.__mro__):
+            for name, value in vars(base).items():
+                if isinstance(value, Param):
+                    found[name] = value
+                elif name in found:
+                    # A subclass gives an inherited parameter another default.
+                    found[name] = _inherited(found[name], name, value)
+        cls._params = found
+
+    def __init__(self, **given: Any) -> None:
+        for name in _SETTINGS:
+            if name in given:
+                setattr(self, name, given.pop(name))
+        if isinstance(self.symbols, str):
+            self.symbols = (self.symbols,)
+        self.symbols = tuple(self.symbols)
+        self.name = self.name or type(self).__name__
+        self.state = {}
+        unknown = [name for name in given if name not in self._params]
+        if unknown:
+            raise _unknown(type(self), unknown[0])
+        for name, param in self._params.items():
+            self.__dict__[name] = param.check(given.get(name, param.default))
+
+    # ------------------------------------------------------------------------------ the hooks
+
+    def on_start(self, ctx: Context) -> None:
+        """Called once before the first bar; live also after each restart."""
+
+    def on_bar(self, ctx: Context) -> None:
+        """Called at each moment at which a bar of `timeframe` closes for at least one symbol."""
+
+    def on_fill(self, ctx: Context, fill: Fill) -> None:
+        """Called for each fill, before `on_bar` of the bar it happened in."""
+
+    def on_stop(self, ctx: Context) -> None:
+        """Called once after the last bar. Orders given here are not sent."""
+
+    # ------------------------------------------------------------------- what the engine reads
+
+    @classmethod
+    def declared(cls) -> dict[str, Param]:
+        """Return the parameters of the class, by name."""
+        return dict(cls._params)
+
+    @property
+    def params(self) -> dict[str, Value]:
+        """The values of the parameters, by name."""
+        return {name: self.__dict__[name] for name in self._params}
+
+    def indicator_specs(self) -> dict[str, tuple[IndicatorSpec, str]]:
+        """Return each indicator's spec, parameters filled in, and its timeframe."""
+        given = self.indicators
+        pairs = given.items() if isinstance(given, Mapping) else [(None, name) for name in given]
+        found: dict[str, tuple[IndicatorSpec, str]] = {}
+        for alias, spec in pairs:
+            if isinstance(spec, str):
+                name, _, timeframe = self._filled(spec).partition("@")
+                found[alias or name] = (name, timeframe or self.timeframe)
+            elif alias is not None:
+                found[alias] = (spec, self.timeframe)
+        return found
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        return f"{type(self).__name__}({inner})"
+
+    def _filled(self, spec: str) -> str:
+        wanted = [field for _, field, _, _ in string.Formatter().parse(spec) if field is not None]
+        missing = [field for field in wanted if field not in self._params]
+        if missing:
+            raise ParameterError(
+                f"the indicator {spec!r} asks for a parameter {missing[0]!r} that "
+                f"{type(self).__name__} does not have",
+                cure=f"declare it in the class: {missing[0] or 'length'} = Param(14)",
+            )
+        return spec.format(**self.params)
+
+
+def _inherited(param: Param, name: str, default: object) -> Param:
+    changed = Param(
+        param.check(default),
+        low=param.low,
+        high=param.high,
+        choices=param.choices,
+        about=param.about,
+    )
+    changed.name = name
+    return changed
+
+
+def _unknown(owner: type[Algorithm], name: str) -> md.MarketDataError:
+    known = [*owner.declared(), *_SETTINGS]
+    near = difflib.get_close_matches(name, known, 1)
+    return ParameterError(
+        f"{owner.__name__} has no parameter {name!r}",
+        cure=f"did you mean {near[0]!r}?" if near else "it has: " + ", ".join(known),
+    )

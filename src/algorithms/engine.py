@@ -1,0 +1,420 @@
+"""The event loop, for back-tests and live alike. At each moment, the close of one or more bars:
+
+1. **Bars close**: every series moves to its newest closed bar.
+2. **Corporate actions** whose ex-date has come are booked, on positions, on cash and on orders that
+   wait. Before the fills: trading on the ex-date is on the new basis from its open on, and a
+   dividend belongs to who held the share the day before.
+3. **Fills**: orders given at an earlier moment meet the bar that has just closed, as `matching`
+   says; then `on_fill`. An order never fills in a bar that began before it was given.
+4. **Expiry**: orders for the day whose session is over end.
+5. **Indicators** as of now: prices and indicators are scaled anew after an ex-date.
+6. **on_bar**.
+7. **New orders** are checked against the limits, and wait for the next bar of their symbol.
+
+A symbol without a bar at a moment has no fill at it. Nothing here reads a clock, draws a random
+number or asks a server: the same bars give the same orders and fills, byte for byte. A back-test
+calls `advance` once for all its moments, a live run once for each; the loop is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+
+import marketdata as md
+from algorithms.account import Account
+from algorithms.algorithm import Algorithm
+from algorithms.blotter import Bar, Blotter, Costs
+from algorithms.context import Context, SymbolView
+from algorithms.errors import AlgorithmError
+from algorithms.lines import NEVER, Cursor, Int64s, Line
+from algorithms.market import MarketData
+from algorithms.orders import Fill, Order, TimeInForce
+from algorithms.run_record import AppliedAction
+from algorithms.series import CLOSE, COLUMNS, Series, ShareAction
+from algorithms.studies import Study, studies_of
+
+
+class Limits(Protocol):
+    """What may refuse an order; `algorithms.live.risk` has the usual ones."""
+
+    def refuse(self, order: Order, engine: Engine) -> str | None:
+        """Return why an order must not be sent, or None. Asked before it waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one `advance` did.
+
+    Attributes
+    ----------
+    moments : int
+        Moments gone through.
+    changed : list of Order
+        Orders that are new or have changed, in their present state.
+    fills : list of Fill
+    """
+
+    moments: int
+    changed: list[Order]
+    fills: list[Fill]
+
+
+class _Watched:
+    """One series as one strategy follows it: a cursor, its lines, and what to bind them to."""
+
+    __slots__ = ("bar", "cursor", "epoch", "lines", "series", "studies", "view")
+
+    def __init__(self, series: Series, studies: list[Study], engine: Engine) -> None:
+        self.series = series
+        self.studies = studies
+        self.cursor = Cursor(series.symbol)
+        self.epoch = -1
+        names = [*COLUMNS, *(alias for study in studies for alias in study.aliases)]
+        self.lines = {name: Line(self.cursor) for name in names}
+        self.view = SymbolView(series.symbol, series.timeframe, self.cursor, engine)
+        self.view._lines = self.lines
+        self.view.__dict__.update(self.lines)
+        self.bar = Bar((), [])
+
+    def bind(self, market: MarketData, epoch: int) -> None:
+        """Read the series' arrays from now on, scaled as of this epoch."""
+        series = self.series
+        self.epoch = epoch
+        columns = series.columns(epoch)
+        for row, name in enumerate(COLUMNS):
+            self.lines[name].bind(columns[row])
+        for study in self.studies:
+            arrays = market.studies.values(study, series, epoch)
+            for alias, array in zip(study.aliases, arrays, strict=True):
+                self.lines[alias].bind(array)
+        raw = [memoryview(column) for column in series.raw]
+        self.bar = Bar(memoryview(series.labels), raw)
+        self.cursor.bind(series.closes)
+
+
+class Engine:
+    """One strategy on a market.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+    market : MarketData
+        May be shared with other engines.
+    account : Account
+    costs : Costs, optional
+    limits : Limits, optional
+        Asked about each new order.
+    prefix : str
+        Of the ids of orders.
+    matches : bool
+        Whether bars fill orders here; False where a broker does.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        market: MarketData,
+        account: Account,
+        costs: Costs | None = None,
+        *,
+        limits: Limits | None = None,
+        prefix: str = "",
+        matches: bool = True,
+    ) -> None:
+        if not algorithm.symbols:
+            raise AlgorithmError(
+                f"{type(algorithm).__name__} watches no symbols",
+                cure=f'give them: {type(algorithm).__name__}(symbols=["AAPL"])',
+            )
+        self.algorithm = algorithm
+        self.market = market
+        self.account = account
+        self.limits = limits
+        self.timeframe = str(md.Timeframe.parse(algorithm.timeframe))
+        self.fractional = algorithm.fractional
+        self.now = 0
+        self.actions: list[AppliedAction] = []
+        self.cash_flows: list[tuple[int, float]] = []
+        self.share_changes: list[tuple[int, str, float]] = []
+        self._watched = self._watch()
+        self._main = {w.series.symbol: w for w in self._watched if self._is_main(w)}
+        self._cursors = [w.cursor for w in self._watched]
+        self._of_cursor = {id(w.cursor): w for w in self._watched}
+        self.blotter = Blotter(
+            account,
+            costs or Costs(),
+            {symbol: w.cursor for symbol, w in self._main.items()},
+            self.mark,
+            fractional=algorithm.fractional,
+            prefix=prefix,
+            matches=matches,
+        )
+        views = {(w.series.symbol, w.series.timeframe): w.view for w in self._watched}
+        self.context = Context(self, views)
+        self._hears_fills = type(algorithm).on_fill is not Algorithm.on_fill
+        self._action_due = NEVER
+        self._started = False
+
+    def _watch(self) -> list[_Watched]:
+        algorithm = self.algorithm
+        studies = studies_of(algorithm)
+        reserved = set(dir(Context)) | set(dir(SymbolView))
+        for study in studies:
+            for alias in study.aliases:
+                if not alias.isidentifier() or alias in reserved | set(COLUMNS):
+                    raise AlgorithmError(
+                        f"an indicator cannot be called {alias!r}", cure="give it another name"
+                    )
+        frames = dict.fromkeys(
+            [self.timeframe]
+            + [str(md.Timeframe.parse(t)) for t in algorithm.timeframes]
+            + [study.timeframe for study in studies]
+        )
+        return [
+            _Watched(
+                self.market.of(symbol, frame), [s for s in studies if s.timeframe == frame], self
+            )
+            for frame in frames
+            for symbol in algorithm.symbols
+        ]
+
+    def _is_main(self, watched: _Watched) -> bool:
+        return watched.series.timeframe == self.timeframe
+
+    # ------------------------------------------------------------------------------ running
+
+    def begin(self, now: int) -> None:
+        """Stand at an instant, with all bars closed by then in sight, and call `on_start`."""
+        self.now = self.context.now_us = now
+        for watched in self._watched:
+            self._bind(watched)
+            series = watched.series
+            watched.cursor.move(int(series.closes[: series.size].searchsorted(now, side="right")))
+        self._action_due = self._next_action()
+        self._started = True
+        self.algorithm.on_start(self.context)
+        if self.blotter.given:
+            self._accept()
+
+    def advance(self, until: int, moments: Int64s | None = None) -> Step:
+        """Go through the moments up to an instant (inclusive), or through these."""
+        if not self._started:
+            raise AlgorithmError("the engine has not begun", cure="call begin(now) first")
+        for watched in self._watched:
+            self._bind(watched)
+        self._action_due = self._next_action()
+        if moments is None:
+            symbols = tuple(self.algorithm.symbols)
+            moments = self.market.moments(symbols, self.timeframe, self.now, until)
+        before = len(self.blotter.fills)
+        self._run(moments.tolist())
+        changed = list(self.blotter.changed.values())
+        self.blotter.changed.clear()
+        return Step(len(moments), changed, self.blotter.fills[before:])
+
+    def _run(self, moments: Iterable[int]) -> None:
+        context, blotter, cursors = self.context, self.blotter, self._cursors
+        on_bar = self.algorithm.on_bar
+        for now in moments:
+            self.now = context.now_us = now
+            if now > self._action_due:
+                self._book_actions(now)
+            touched = None
+            for cursor in cursors:
+                if cursor.next <= now:
+                    first = at = cursor.at
+                    closes = cursor.closes
+                    while closes[at] <= now:
+                        at += 1
+                    cursor.at = at
+                    cursor.next = closes[at]
+                    if cursor.waiting:
+                        touched = (
+                            [(cursor, first)] if touched is None else [*touched, (cursor, first)]
+                        )
+            if touched is not None:
+                self._fill(touched, now)
+            if now >= blotter.expiry:
+                blotter.expire(now)
+            on_bar(context)
+            if blotter.given:
+                self._accept()
+
+    def _fill(self, touched: list[tuple[Cursor, int]], now: int) -> None:
+        for cursor, first in touched:
+            bar = self._of_cursor[id(cursor)].bar
+            for index in range(first, cursor.at):
+                fills = self.blotter.meet(cursor, bar, index, now)
+                if fills and self._hears_fills:
+                    for fill in fills:
+                        self.algorithm.on_fill(self.context, fill)
+
+    def _accept(self) -> None:
+        limits = self.limits
+        refuse = None if limits is None else lambda order: limits.refuse(order, self)
+        self.blotter.accept(lambda: self.market.day_end(self.now), refuse)
+
+    def end(self) -> None:
+        """Call `on_stop`; what it orders is dropped."""
+        self.algorithm.on_stop(self.context)
+        self.blotter.given.clear()
+
+    # ---------------------------------------------------------------------- corporate actions
+
+    def _bind(self, watched: _Watched) -> None:
+        watched.bind(self.market, watched.series.epoch(self.now))
+
+    def _next_action(self) -> int:
+        """Return the first ex-date after now of a step or an action of any series."""
+        times: list[int] = []
+        for watched in self._watched:
+            times += [step.time for step in watched.series.steps]
+            times += [action.time for action in watched.series.actions]
+        return min((time for time in times if time >= self.now), default=NEVER)
+
+    def _book_actions(self, now: int) -> None:
+        """Book what took effect since the last moment, and see the past on the new basis."""
+        since = self._action_due
+        for symbol, watched in self._main.items():
+            for action in watched.series.actions:
+                if since <= action.time < now:
+                    self._book(symbol, action)
+        for watched in self._watched:
+            epoch = watched.series.epoch(now)
+            if epoch != watched.epoch:
+                at = watched.cursor.at
+                watched.bind(self.market, epoch)
+                watched.cursor.move(at)
+        self._action_due = self._next_action()
+
+    def _book(self, symbol: str, action: ShareAction) -> None:
+        account, ratio = self.account, action.ratio
+        held = account.positions.get(symbol, 0.0)
+        # A dividend is counted in shares of before the ex-date.
+        paid = account.dividend(symbol, action.cash) if action.cash else 0.0
+        gone = 0.0
+        if ratio != 1.0:
+            price = self.mark(symbol)
+            paid += account.split(symbol, ratio, price, fractional=self.fractional)
+            self.blotter.split(symbol, ratio)
+            after = account.positions.get(symbol, 0.0)
+            gone = held * ratio - after
+            if after != held:
+                self.share_changes.append((self.now, symbol, after - held))
+        if paid:
+            self.cash_flows.append((self.now, paid))
+        gone = gone if abs(gone) > 1e-9 else 0.0
+        self.actions.append(AppliedAction(action.time, symbol, action.kind, paid, ratio, gone))
+
+    # ------------------------------------------------------------- what the context asks for
+
+    def mark(self, symbol: str) -> float:
+        """Return the newest raw close, on the basis of now; NaN before the first bar."""
+        watched = self._main[symbol]
+        at = watched.cursor.at
+        if at == 0:
+            return math.nan
+        series = watched.series
+        price = float(series.raw[CLOSE, at - 1])
+        if series.actions:
+            price /= series.split_between(int(series.labels[at - 1]), self.now)
+        return price
+
+    def equity(self) -> float:
+        """Return cash and the positions at their newest closes."""
+        worth = self.account.cash
+        for symbol, shares in self.account.positions.items():
+            worth += shares * self.mark(symbol)
+        return worth
+
+    def expected(self, symbol: str) -> float:
+        """Return the position once the entries that wait have filled."""
+        if symbol not in self._main:
+            return 0.0
+        waiting = sum(
+            o.remaining for o in self.waiting_orders() if o.symbol == symbol and o.parent is None
+        )
+        return self.account.positions.get(symbol, 0.0) + waiting
+
+    def waiting_orders(self) -> tuple[Order, ...]:
+        given = [order for order in self.blotter.given if order.is_open]
+        return (*self.blotter.waiting.values(), *given)
+
+    def give(
+        self,
+        symbol: str,
+        quantity: float,
+        limit: float | None,
+        stop: float | None,
+        force: TimeInForce,
+        tag: str,
+        take_profit: float | None,
+        stop_loss: float | None,
+    ) -> Order:
+        """Take an order of the strategy; see `Context.order`."""
+        return self.blotter.give(
+            self.now, symbol, quantity, limit, stop, force, tag, take_profit, stop_loss
+        )
+
+    def cancel(self, order: Order, reason: str) -> bool:
+        return self.blotter.cancel(order, reason)
+
+    def label(self, symbol: str, timeframe: str) -> pd.Timestamp:
+        labels = self.labels(symbol, timeframe, 1)
+        if not len(labels):
+            raise AlgorithmError(f"{symbol} {timeframe} has no bar yet")
+        return pd.Timestamp(int(labels[0]), unit="us", tz="UTC")
+
+    def labels(self, symbol: str, timeframe: str, count: int | None) -> Int64s:
+        """Return the labels of the newest bars of a series."""
+        for watched in self._watched:
+            if (watched.series.symbol, watched.series.timeframe) == (symbol, timeframe):
+                at = watched.cursor.at
+                return watched.series.labels[0 if count is None else max(0, at - count) : at]
+        raise AlgorithmError(f"the strategy does not watch {symbol} {timeframe}")
+
+    # ------------------------------------------------------------------------- ready to start
+
+    def ready(self, start: int) -> int:
+        """Return the first moment from `start` on at which every indicator of the symbols that
+        trade by then has a value."""
+        symbols = tuple(self.algorithm.symbols)
+        moments = self.market.moments(symbols, self.timeframe, start - 1, NEVER - 1)
+        if not len(moments):
+            return start
+        first = int(moments[0])
+        begins = first
+        for watched in self._watched:
+            series = watched.series
+            if not series.size or series.closes[0] > first:
+                continue
+            watched.bind(self.market, series.epoch(first))
+            for name, line in watched.lines.items():
+                if name in COLUMNS:
+                    continue
+                values = line._array[: series.size]
+                valid = values == values  # noqa: PLR0124 - NaN is not equal to itself
+                at = int(valid.argmax())
+                if valid[at] and at < series.size:
+                    begins = max(begins, int(series.closes[at]))
+        return begins
+
+    # -------------------------------------------------------------------------- persistence
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what a later process needs to go on from here, JSON-representable."""
+        from algorithms.persistence import snapshot_of
+
+        return snapshot_of(self)
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from what `snapshot` returned; call `begin` with its ``now`` first."""
+        from algorithms.persistence import restore_into
+
+        restore_into(self, snapshot)

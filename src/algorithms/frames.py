@@ -1,0 +1,149 @@
+"""Frames of bars as a market: any DataFrame with open, high, low and close by time."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+import marketdata as md
+from algorithms.errors import AlgorithmError
+from algorithms.hours import EXCHANGE_ZONE, close_times, hours_between, micros
+from algorithms.lines import Bools, Floats, Int64s
+from algorithms.market import MarketData, Origin, SeriesName
+from algorithms.series import COLUMNS, Series
+
+Frames = pd.DataFrame | Mapping[str, pd.DataFrame]
+_NEEDED: Final = COLUMNS[:4]
+
+
+def market_of(
+    frames: Frames, symbols: Sequence[str], timeframe: str, session: str = "regular"
+) -> MarketData:
+    """Return frames as a market: prices are taken as traded, without corporate actions.
+
+    Parameters
+    ----------
+    frames : DataFrame or mapping of symbol to DataFrame
+        As `md.get_bars` gives them: a DatetimeIndex for one symbol, a MultiIndex (symbol,
+        timestamp) for several; labels are bar opens. Columns open, high, low, close and, where
+        there is one, volume, in any case. A naive index of dates is sessions; any other naive
+        index is refused.
+    symbols : sequence of str
+        The names wanted; a frame of one series takes the first.
+    timeframe : str
+    session : str
+
+    Raises
+    ------
+    AlgorithmError
+        A column or a symbol is missing, times repeat, or the time zone is not said.
+    """
+    frame = str(md.Timeframe.parse(timeframe))
+    parts = _by_symbol(frames, symbols)
+    missing = [symbol for symbol in symbols if symbol not in parts]
+    if missing:
+        raise AlgorithmError(
+            f"the frame has no bars of {', '.join(missing)}",
+            cure=f"it has: {', '.join(list(parts)[:8])}",
+        )
+    read = {symbol: _columns(symbol, parts[symbol]) for symbol in symbols}
+    edges = [labels[[0, -1]] for labels, _, _ in read.values() if len(labels)]
+    if not edges:
+        raise AlgorithmError("the frame has no bars", cure="give at least one bar")
+    first, last = min(int(e[0]) for e in edges), max(int(e[1]) for e in edges)
+    hours = hours_between(first, last)
+    series: dict[SeriesName, Series] = {}
+    warnings = []
+    digest = hashlib.blake2b(digest_size=12)
+    for symbol, (labels, columns, dropped) in read.items():
+        closes = close_times(labels, frame, hours, session)
+        series[symbol, frame] = Series(symbol, frame, labels, closes, columns)
+        digest.update(symbol.encode() + labels.tobytes() + columns.tobytes())
+        if dropped:
+            warnings.append(f"{symbol}: {dropped} bars without prices were left out")
+    origin = Origin(f"frame-{digest.hexdigest()}", _simulated(frames), "", tuple(warnings))
+    return MarketData(series, hours, session, origin)
+
+
+def bars_of(frame: pd.DataFrame) -> dict[str, tuple[Int64s, Floats]]:
+    """Return each symbol's labels and five columns out of a frame of `md.get_bars` of many."""
+    index = frame.index
+    if not len(frame):
+        return {}
+    assert isinstance(index, pd.MultiIndex)
+    codes = np.asarray(index.codes[0])
+    names = index.levels[0]
+    stamps = pd.DatetimeIndex(index.get_level_values(1))
+    labels = micros(stamps)
+    columns = [frame[name].to_numpy(np.float64) for name in COLUMNS]
+    edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    found = {}
+    for low, high in itertools.pairwise(edges):
+        part = np.empty((len(COLUMNS), high - low))
+        for row, column in enumerate(columns):
+            part[row] = column[low:high]
+        found[str(names[codes[low]])] = (labels[low:high].copy(), part)
+    return found
+
+
+def _by_symbol(frames: Frames, symbols: Sequence[str]) -> dict[str, pd.DataFrame]:
+    if isinstance(frames, Mapping):
+        return dict(frames)
+    if isinstance(frames.index, pd.MultiIndex):
+        return {
+            str(symbol): part.droplevel(0) for symbol, part in frames.groupby(level=0, sort=False)
+        }
+    if not symbols:
+        raise AlgorithmError("a frame without a symbol", cure='name it: symbols=["AAPL"]')
+    return {symbols[0]: frames}
+
+
+def _columns(symbol: str, frame: pd.DataFrame) -> tuple[Int64s, Floats, int]:
+    """Return labels, the five columns, and how many rows without prices were left out."""
+    labels = _labels(symbol, frame.index)
+    names = {str(name).lower(): name for name in frame.columns}
+    lacking = [name for name in _NEEDED if name not in names]
+    if lacking:
+        raise AlgorithmError(
+            f"the frame of {symbol} has no column {lacking[0]!r}",
+            cure="give open, high, low, close and, where known, volume",
+        )
+    columns: Floats = np.empty((len(COLUMNS), len(labels)))
+    for row, name in enumerate(COLUMNS):
+        columns[row] = frame[names[name]].to_numpy(np.float64) if name in names else 0.0
+    whole: Bools = np.asarray(np.isfinite(columns[:4]).all(axis=0))
+    dropped = int(len(whole) - whole.sum())
+    if dropped:
+        labels, columns = labels[whole], np.ascontiguousarray(columns[:, whole])
+    columns[4] = np.nan_to_num(columns[4])
+    if len(labels) > 1 and not (np.diff(labels) > 0).all():
+        raise AlgorithmError(
+            f"the times of {symbol} do not ascend, or repeat", cure="sort the frame by time, once"
+        )
+    return labels, columns, dropped
+
+
+def _labels(symbol: str, index: pd.Index[Any]) -> Int64s:
+    if not isinstance(index, pd.DatetimeIndex):
+        raise AlgorithmError(
+            f"the index of {symbol} is a {type(index).__name__}", cure="give a DatetimeIndex"
+        )
+    if index.tz is None:
+        if not (index == index.normalize()).all():
+            raise AlgorithmError(
+                f"the times of {symbol} have no time zone",
+                cure='say it: frame.tz_localize("America/New_York")',
+            )
+        index = index.tz_localize(EXCHANGE_ZONE)
+    return micros(index)
+
+
+def _simulated(frames: Frames) -> bool:
+    some = frames if isinstance(frames, pd.DataFrame) else next(iter(frames.values()), None)
+    attrs = {} if some is None else some.attrs.get("marketdata", {})
+    return bool(attrs.get("simulated", False))

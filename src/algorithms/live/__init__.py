@@ -1,0 +1,1 @@
+"""The live side: algorithms run on newly closed bars, supervised, journalled, restartable."""

@@ -1,0 +1,200 @@
+"""Indicators of the series a strategy watches: computed once, shared by all that ask for the same.
+
+A *study* is one indicator over one series: a name that `md.get_indicators` knows, or an author's
+own function. Its values are computed for all bars held, and for the new ones only when bars are
+added.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+import marketdata as md
+from algorithms.algorithm import Algorithm, IndicatorSpec
+from algorithms.errors import AlgorithmError
+from algorithms.hours import Hours
+from algorithms.lines import Floats
+from algorithms.series import Series
+from marketdata.indicators import UNBOUNDED, Indicator, compute, history, resolve
+from marketdata.types import Bars
+
+MOST_BYTES: Final = 512 * 1024 * 1024
+"""Kept for others that ask for the same; a strategy holds what it uses whatever this says."""
+
+ALL: Final = UNBOUNDED
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to compute, of which timeframe.
+
+    Attributes
+    ----------
+    aliases : tuple of str
+        The names of its outputs in the context.
+    key : tuple
+        Equal for studies with equal values.
+    needs : int
+        Bars before the first value that may be used, warm-up of recursive ones included; `ALL` for
+        every bar there is.
+    """
+
+    timeframe: str
+    aliases: tuple[str, ...]
+    key: tuple[Any, ...]
+    needs: int
+    indicator: Indicator | None = field(default=None, compare=False)
+    function: Callable[..., Any] | None = field(default=None, compare=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+def studies_of(algorithm: Algorithm) -> tuple[Study, ...]:
+    """Return the studies of a strategy.
+
+    Raises
+    ------
+    RequestError
+        A name that no indicator has.
+    AlgorithmError
+        Two indicators would have one name, or a function asks for what the strategy does not have.
+    """
+    found: list[Study] = []
+    for alias, (spec, timeframe) in algorithm.indicator_specs().items():
+        given = str(md.Timeframe.parse(timeframe))
+        if isinstance(spec, str):
+            found.extend(_named(alias, spec, given))
+        else:
+            found.append(_own(algorithm, alias, spec, given))
+    taken: set[tuple[str, str]] = set()
+    for study in found:
+        for name in study.aliases:
+            if (name, study.timeframe) in taken:
+                raise AlgorithmError(
+                    f"two indicators of {type(algorithm).__name__} are called {name!r}",
+                    cure="give each its own name in `indicators`",
+                )
+            taken.add((name, study.timeframe))
+    return tuple(found)
+
+
+def _named(alias: str, spec: str, timeframe: str) -> list[Study]:
+    found = []
+    for indicator in resolve([spec]):
+        columns = indicator.columns
+        if len(columns) == 1:
+            aliases: tuple[str, ...] = (alias,)
+        else:
+            aliases = tuple(alias + column.removeprefix(indicator.name) for column in columns)
+        parsed = md.Timeframe.parse(timeframe)
+        before = history([indicator], parsed)
+        needs = ALL if before.sessions or before.bars >= UNBOUNDED else before.bars
+        key = (indicator.name, columns, timeframe)
+        found.append(Study(timeframe, aliases, key, needs, indicator=indicator))
+    return found
+
+
+def _own(algorithm: Algorithm, alias: str, spec: IndicatorSpec, timeframe: str) -> Study:
+    function, needs = spec if isinstance(spec, tuple) else (spec, ALL)
+    if not callable(function):
+        raise AlgorithmError(
+            f"the indicator {alias!r} of {type(algorithm).__name__} is {function!r}",
+            cure="give a name such as 'sma_20', or a function of the bars",
+        )
+    arguments: dict[str, Any] = {}
+    names = list(inspect.signature(function).parameters.values())[1:]
+    for parameter in names:
+        if parameter.name in algorithm.params:
+            arguments[parameter.name] = algorithm.params[parameter.name]
+        elif parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise AlgorithmError(
+                f"the indicator {alias!r} asks for {parameter.name!r}, which is no parameter of "
+                f"{type(algorithm).__name__}",
+                cure=f"declare {parameter.name} = Param(...) in the class, or give it a default",
+            )
+    key = (function, tuple(sorted(arguments.items())), timeframe)
+    return Study(timeframe, (alias,), key, needs, function=function, arguments=arguments)
+
+
+class _Values:
+    """The outputs of one study over one series, with room for more bars."""
+
+    __slots__ = ("arrays", "size")
+
+    def __init__(self, arrays: list[Floats], size: int) -> None:
+        self.arrays = arrays
+        self.size = size
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+
+class StudyBook:
+    """The values of studies, by series; what is asked for again is not computed again."""
+
+    def __init__(self, hours: Hours, most_bytes: int = MOST_BYTES) -> None:
+        self._hours = hours
+        self._most = most_bytes
+        self._held: OrderedDict[tuple[Any, ...], _Values] = OrderedDict()
+        self._bytes = 0
+
+    def values(self, study: Study, series: Series, epoch: int) -> Sequence[Floats]:
+        """Return one array an output, at least `series.size` long; shared, not to be written."""
+        key = (series.symbol, series.timeframe, epoch, study.key)
+        held = self._held.get(key)
+        if held is None:
+            held = _Values(self._compute(study, series, epoch, 0), series.size)
+            self._held[key] = held
+            self._bytes += held.bytes
+            self._forget()
+        elif held.size < series.size:
+            self._bytes -= held.bytes
+            self._extend(held, study, series, epoch)
+            self._bytes += held.bytes
+        self._held.move_to_end(key)
+        return held.arrays
+
+    def _extend(self, held: _Values, study: Study, series: Series, epoch: int) -> None:
+        first = 0 if study.needs >= held.size else held.size - study.needs
+        fresh = self._compute(study, series, epoch, first)
+        for place, values in enumerate(fresh):
+            array = held.arrays[place]
+            if len(array) < series.size or not array.flags.writeable:
+                grown = np.full(max(series.size, len(array) + len(array) // 2), np.nan)
+                grown[: held.size] = array[: held.size]
+                held.arrays[place] = array = grown
+            array[held.size : series.size] = values[held.size - first :]
+        held.size = series.size
+
+    def _compute(self, study: Study, series: Series, epoch: int, first: int) -> list[Floats]:
+        if study.indicator is not None:
+            columns = series.columns(epoch)[:, first : series.size]
+            labels = series.labels[first : series.size]
+            # Five rows: no indicator reads vwap or trade count.
+            bars = Bars(labels, columns)
+            sessions = self._hours.session_of(labels)
+            return list(compute([study.indicator], bars, sessions, early=self._hours.early))
+        assert study.function is not None
+        given = series.arrays(epoch, first)
+        result = np.asarray(study.function(given, **study.arguments), np.float64)
+        if result.shape != (len(given),):
+            raise AlgorithmError(
+                f"the indicator {study.aliases[0]!r} gave an array of shape {result.shape} for "
+                f"{len(given)} bars of {series.symbol}",
+                cure="return one number for each bar, NaN where there is none",
+            )
+        return [np.array(result)]
+
+    def _forget(self) -> None:
+        while self._bytes > self._most and len(self._held) > 1:
+            _, values = self._held.popitem(last=False)
+            self._bytes -= values.bytes
