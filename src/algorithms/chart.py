@@ -29,8 +29,11 @@ MAX_TRADES: Final = 1_000
 MAX_SYMBOLS: Final = 8
 _FEW_SESSIONS: Final = 30
 
-_ZONE: Final = "America/New_York"  # of every exchange served
+ZONE: Final = "America/New_York"  # of every exchange served
+DATED: Final = ("1day", "1week", "1month")  # timeframes whose moments are read as dates
 _WON, _LOST, _MUTED, _WARNING = "#00897b", "#d1495b", "#5f6b7a", "#b3261e"
+# The last one uploads the figure to a server of plotly's.
+_BUTTONS_LEFT_OUT = ("zoomin", "zoomout", "lasso", "select", "autoscale", "sendcharttocloud")
 _ACCOUNT, _DRAWDOWN, _PRICE, _EXPOSURE = 1, 2, 3, 4
 _HEIGHTS: Final = (0.36, 0.14, 0.36, 0.14)
 
@@ -59,7 +62,7 @@ def chart(
     run = result.run
     drawn = _drawn_symbols(run, symbols)
     figure = make_subplots(
-        rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.045, row_heights=list(_HEIGHTS)
+        rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.052, row_heights=list(_HEIGHTS)
     )
     axis = _TimeAxis(run)
     _add_account(figure, run, axis)
@@ -121,7 +124,7 @@ def _add_exposure(figure: Figure, run: BacktestRun, axis: _TimeAxis) -> None:
     ):
         if name == "long" or values.any():
             _line(
-                figure, axis, values / equity, _EXPOSURE, name, colour, 1, "%{y:.0%}",
+                figure, axis, values / equity, _EXPOSURE, name, colour, 0.8, "%{y:.0%}",
                 fill="tozeroy", fillcolor=area, showlegend=False, line_shape="hv",
             )  # fmt: skip
 
@@ -170,7 +173,7 @@ def _add_prices(
         if owner is not None and owner != symbols[0]:
             trace.visible = False
     if len(symbols) > 1:
-        _add_menu(figure, symbols, owners)
+        figure.layout.updatemenus = [_menu(figure, symbols, owners)]
     elif symbols:
         figure.update_yaxes(title_text=symbols[0], row=_PRICE, col=1)
     return list(dict.fromkeys(notes))
@@ -193,82 +196,90 @@ def _add_symbol(
     if len(own) > MAX_TRADES:
         notes.append(f"the {MAX_TRADES:,} largest of {len(own):,} trades of {symbol}")
         own = sorted(own, key=lambda t: -abs(t.pnl))[:MAX_TRADES]
-    for won, colour in ((True, _WON), (False, _LOST)):
-        part = [t for t in own if (t.pnl >= 0) == won]
-        if part:
-            _add_paths(figure, part, splits, axis, colour)
-            _add_marks(figure, part, splits, axis, colour)
-
-
-def _add_paths(
-    figure: Figure, trades: Sequence[Trade], splits: list[tuple[int, float]], axis: _TimeAxis,
-    colour: str,
-) -> None:  # fmt: skip
-    from plotly.graph_objects import Scatter
-
-    starts, ends, entries, exits = _ends_of(trades, splits, axis)
-    x = np.empty(3 * len(trades), "datetime64[us]")
-    x[0::3], x[1::3], x[2::3] = starts, ends, np.datetime64("NaT")
-    y = np.full(3 * len(trades), np.nan)
-    y[0::3], y[1::3] = entries, exits
-    figure.add_trace(
-        Scatter(
-            x=x, y=y, mode="lines", hoverinfo="skip", showlegend=False, connectgaps=False,
-            line={"color": colour, "width": 1.5, "dash": "dot"},
-        ),
-        row=_PRICE, col=1,
-    )  # fmt: skip
-
-
-def _add_marks(
-    figure: Figure, trades: Sequence[Trade], splits: list[tuple[int, float]], axis: _TimeAxis,
-    colour: str,
-) -> None:  # fmt: skip
-    """Add a triangle at each entry, up for a long and down for a short one, a dot at each exit."""
-    from plotly.graph_objects import Scatter
-
-    starts, ends, entries, exits = _ends_of(trades, splits, axis)
-    shapes = ["triangle-up" if t.quantity > 0 else "triangle-down" for t in trades]
-    told = [
-        f"{'long' if t.quantity > 0 else 'short'} {abs(t.quantity):,g} at {t.entry_price:,.2f}, "
-        f"{'out at' if t.closed else 'now'} {t.exit_price:,.2f}: {t.pnl:+,.2f}"
-        for t in trades
+    size = 10 if len(own) < 60 else 8 if len(own) < 240 else 6
+    parts = [
+        _Part([t for t in own if (t.pnl >= 0) == won], colour, size, splits, axis)
+        for won, colour in ((True, _WON), (False, _LOST))
     ]
-    hover = "%{text}<extra></extra>"
-    line = {"color": "white", "width": 1}
-    figure.add_trace(
-        Scatter(
-            x=starts, y=entries, mode="markers", showlegend=False, text=told, hovertemplate=hover,
-            marker={"symbol": shapes, "size": 10, "color": colour, "line": line},
-        ),
-        row=_PRICE, col=1,
-    )  # fmt: skip
-    closed = np.array([t.closed for t in trades])
-    figure.add_trace(
-        Scatter(
-            x=ends[closed], y=exits[closed], mode="markers", showlegend=False, hovertemplate=hover,
-            text=[text for text, done in zip(told, closed.tolist(), strict=True) if done],
-            marker={"symbol": "circle", "size": 7, "color": colour, "line": line},
-        ),
-        row=_PRICE, col=1,
-    )  # fmt: skip
+    # A position that turns ends and begins in one place: the entry's triangle lies on the dot.
+    for draw in (_paths, _exits, _entries):
+        for part in parts:
+            if part.trades:
+                figure.add_trace(draw(part), row=_PRICE, col=1)
 
 
-def _ends_of(
-    trades: Sequence[Trade], splits: list[tuple[int, float]], axis: _TimeAxis
-) -> tuple[Any, Any, Floats, Floats]:
-    """Return when and at what price, on today's share basis, each trade began and ended."""
-    exit_times = np.array([t.exit_time or axis.last for t in trades], np.int64)
-    basis = _later_splits(splits, exit_times)
+class _Part:
+    """Trades of one colour, and where on the figure they begin and end."""
+
+    def __init__(
+        self,
+        trades: Sequence[Trade],
+        colour: str,
+        size: int,
+        splits: Sequence[tuple[int, float]],
+        axis: _TimeAxis,
+    ) -> None:
+        self.trades = trades
+        self.colour = colour
+        self.size = size
+        exit_times = np.array([t.exit_time or axis.last for t in trades], np.int64)
+        basis = _later_splits(splits, exit_times)
+        self.starts = axis.at(np.array([t.entry_time for t in trades], np.int64))
+        self.ends = axis.at(exit_times)
+        self.entries = np.array([t.entry_price for t in trades]) / basis
+        self.exits = np.array([t.exit_price for t in trades]) / basis
+        self.told = [_told(t) for t in trades]
+
+
+def _told(trade: Trade) -> str:
+    side = "long" if trade.quantity > 0 else "short"
+    end = "out at" if trade.closed else "now"
     return (
-        axis.at(np.array([t.entry_time for t in trades], np.int64)),
-        axis.at(exit_times),
-        np.array([t.entry_price for t in trades]) / basis,
-        np.array([t.exit_price for t in trades]) / basis,
+        f"{side} {abs(trade.quantity):,g} at {trade.entry_price:,.2f}, "
+        f"{end} {trade.exit_price:,.2f}: {trade.pnl:+,.2f}"
     )
 
 
-def _later_splits(splits: list[tuple[int, float]], times: Instants) -> Floats:
+def _paths(part: _Part) -> Any:
+    """Return a line from each entry to its exit."""
+    from plotly.graph_objects import Scatter
+
+    count = len(part.trades)
+    x = np.full(3 * count, np.datetime64("NaT"), "datetime64[us]")
+    y = np.full(3 * count, np.nan)
+    x[0::3], x[1::3] = part.starts, part.ends
+    y[0::3], y[1::3] = part.entries, part.exits
+    return Scatter(
+        x=x, y=y, mode="lines", hoverinfo="skip", showlegend=False, connectgaps=False,
+        line={"color": part.colour, "width": 1.5, "dash": "dot"},
+    )  # fmt: skip
+
+
+def _exits(part: _Part) -> Any:
+    """Return a dot for each end; open trades have none."""
+    closed = np.array([t.closed for t in part.trades])
+    texts = [text for text, done in zip(part.told, closed.tolist(), strict=True) if done]
+    return _marks(part, part.ends[closed], part.exits[closed], texts, "circle", -2)
+
+
+def _entries(part: _Part) -> Any:
+    """Return a triangle for each begin, up for a long and down for a short one."""
+    shapes = ["triangle-up" if t.quantity > 0 else "triangle-down" for t in part.trades]
+    return _marks(part, part.starts, part.entries, part.told, shapes, 0)
+
+
+def _marks(part: _Part, x: Any, y: Floats, texts: list[str], shape: Any, larger: int) -> Any:
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        x=x, y=y, mode="markers", showlegend=False, text=texts,
+        hovertemplate="%{text}<extra></extra>",
+        marker={"symbol": shape, "size": part.size + larger, "color": part.colour,
+                "line": {"color": "white", "width": int(part.size > 6)}},
+    )  # fmt: skip
+
+
+def _later_splits(splits: Sequence[tuple[int, float]], times: Instants) -> Floats:
     """Return the product of the ratios of the splits after each time."""
     product = np.ones(len(times))
     for time, ratio in splits:
@@ -276,7 +287,7 @@ def _later_splits(splits: list[tuple[int, float]], times: Instants) -> Floats:
     return product
 
 
-def _add_menu(figure: Figure, symbols: Sequence[str], owners: Sequence[str | None]) -> None:
+def _menu(figure: Figure, symbols: Sequence[str], owners: Sequence[str | None]) -> dict[str, Any]:
     top = figure.layout[f"yaxis{_PRICE}"].domain[1]
     buttons = [
         {
@@ -287,12 +298,11 @@ def _add_menu(figure: Figure, symbols: Sequence[str], owners: Sequence[str | Non
         }
         for symbol in symbols
     ]  # fmt: skip
-    menu = {
-        "buttons": buttons, "type": "dropdown", "x": 0.008, "xanchor": "left", "y": top - 0.004,
-        "yanchor": "top", "bgcolor": "white", "bordercolor": "#c9ced6", "pad": {"t": 0, "r": 0},
-        "font": {"size": 12},
+    return {
+        "buttons": buttons, "type": "dropdown", "x": 0, "xanchor": "left", "y": top + 0.003,
+        "yanchor": "bottom", "bgcolor": "white", "bordercolor": "#c9ced6", "pad": {"t": 0, "r": 0},
+        "font": {"size": 11},
     }  # fmt: skip
-    figure.update_layout(updatemenus=[*figure.layout.updatemenus, menu])
 
 
 # ------------------------------------------------------------------------------ time, words
@@ -302,13 +312,13 @@ class _TimeAxis:
     """Moments as the exchange's wall clock; days where bars are daily or longer."""
 
     def __init__(self, run: BacktestRun) -> None:
-        self._dates_only = run.timeframe in ("1day", "1week", "1month")
+        self._dates_only = run.timeframe in DATED
         self.last = int(run.times[-1]) if len(run.times) else 0
         self.labels = self.at(run.times)
 
     def at(self, times: Instants) -> Any:
         stamps = pd.DatetimeIndex(np.asarray(times, np.int64).view("datetime64[us]"))
-        local = stamps.tz_localize("UTC").tz_convert(_ZONE).tz_localize(None)
+        local = stamps.tz_localize("UTC").tz_convert(ZONE).tz_localize(None)
         return (local.normalize() if self._dates_only else local).to_numpy()
 
     @property
@@ -318,6 +328,8 @@ class _TimeAxis:
     def apply(self, figure: Figure) -> None:
         figure.update_xaxes(type="date", showgrid=False, ticks="outside", ticklen=4,
                             tickcolor="#c9ced6")  # fmt: skip
+        if len(self.labels) > 1:
+            figure.update_xaxes(range=[str(self.labels[0]), str(self.labels[-1])])
         breaks = self._closed_hours()
         if breaks:
             figure.update_xaxes(rangebreaks=breaks)
@@ -338,10 +350,10 @@ class _TimeAxis:
 
 
 def _dress(figure: Figure, result: BacktestResult, notes: list[str], log: bool) -> None:
-    run, figures = result.run, result.metrics
-    named = ", ".join(run.symbols[:3])
+    run, figures = result.run, result.figures
+    named = ", ".join(run.symbols if len(run.symbols) < 4 else run.symbols[:2])
     if len(run.symbols) > 3:
-        named += f" and {len(run.symbols) - 3} more"
+        named += f" and {len(run.symbols) - 2} more"
     mark = f'<span style="color:{_WARNING}"><b>{SIMULATED}</b></span>  ' if run.simulated else ""
     said = [
         f"return {metric_text('return', figures)} "
@@ -366,14 +378,16 @@ def _dress(figure: Figure, result: BacktestResult, notes: list[str], log: bool) 
         title={
             "text": f"{mark}<b>{run.algorithm}</b> on {named}, {run.timeframe} bars",
             "subtitle": {"text": subtitle, "font": {"color": _MUTED, "size": 12}},
-            "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top",
+            "font": {"size": 16}, "x": 0.01, "xanchor": "left", "y": 0.985, "yanchor": "top",
         },
         font={"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12},
         legend={"orientation": "h", "x": 0, "y": 1.005, "yanchor": "bottom"},
         hovermode="x unified",
-        margin={"l": 68, "r": 18, "t": 118, "b": 40},
-        updatemenus=[scales, *figure.layout.updatemenus],
+        modebar={"remove": _BUTTONS_LEFT_OUT},
+        margin={"l": 68, "r": 18, "t": 122 if notes else 104, "b": 40},
     )  # fmt: skip
+    # By assignment: an update would merge the lists element by element.
+    figure.layout.updatemenus = [*figure.layout.updatemenus, scales]
     figure.update_yaxes(gridcolor="#eceff2", zerolinecolor="#c9ced6", nticks=6)
     figure.update_yaxes(title_text="account", type="log" if log else "linear", row=_ACCOUNT, col=1)
     figure.update_yaxes(title_text="drawdown", tickformat=".0%", nticks=4, row=_DRAWDOWN, col=1)

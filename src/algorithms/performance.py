@@ -18,11 +18,12 @@ DAY: Final = 86_400_000_000
 YEAR: Final = 365.25 * DAY
 """Microseconds of a Julian year."""
 
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SESSIONS_A_YEAR: Final = 252.0
 _PERIODS: Final = {"1week": 52.0, "1month": 12.0}
-# New York is four or five hours behind UTC and trades from 04:00 to 20:00, so that five hours
-# behind UTC it has the same date all year: no table of clock changes is needed.
-_BEHIND_UTC: Final = 5 * 3_600_000_000
+# New York is four or five hours behind UTC, so that from its midnight to 23:00 the date four hours
+# behind UTC is its own all year: no table of clock changes is needed.
+_BEHIND_UTC: Final = 4 * 3_600_000_000
 # A return is a quotient near 1, known to some 1e-16: a deviation below this is no deviation.
 _NO_DEVIATION: Final = 1e-14
 
@@ -32,11 +33,16 @@ def periods_a_year(timeframe: str) -> float:
     return _PERIODS.get(timeframe, SESSIONS_A_YEAR)
 
 
+def exchange_days(times: Instants) -> Instants:
+    """Return the exchange's date of each instant, as days since 1970."""
+    return (times - _BEHIND_UTC) // DAY
+
+
 def session_ends(times: Instants, timeframe: str) -> Instants | None:
     """Return the position of each exchange day's last moment; None where that is every one."""
     if timeframe in _PERIODS or not len(times):
         return None
-    days = (times - _BEHIND_UTC) // DAY
+    days = exchange_days(times)
     last = np.flatnonzero(days[1:] != days[:-1])
     if len(last) == len(times) - 1:
         return None
@@ -205,8 +211,7 @@ def monthly_returns(times: Instants, values: Floats) -> dict[tuple[int, int], fl
     """
     if not len(times):
         return {}
-    days = ((times - _BEHIND_UTC) // DAY).astype("datetime64[D]")
-    months = days.astype("datetime64[M]")
+    months = exchange_days(times).astype("datetime64[D]").astype("datetime64[M]")
     last = np.append(np.flatnonzero(months[1:] != months[:-1]), len(months) - 1)
     closing = np.concatenate((values[:1], values[last]))
     numbers = months[last].astype(np.int64).tolist()

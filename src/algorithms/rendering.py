@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import zip_longest
 from typing import Final
 
 import numpy as np
 
 from algorithms.metrics import METRICS, Unit
+from algorithms.performance import YEAR, exchange_days
 from algorithms.run_record import BacktestRun, Floats
 
 UNDEFINED: Final = "-"
@@ -21,6 +21,7 @@ SIMULATED: Final = "SIMULATED"
 STRATEGY_COLOUR: Final = "#1f5fa8"
 BENCHMARK_COLOUR: Final = "#9aa3ad"
 
+_A_YEAR: Final = 0.99 * YEAR  # from the first close of a year to its last is a little less
 _BENCHMARK: Final = "buy_and_hold_"
 _CURVE_ROWS: Final = (
     "return", "cagr", "volatility", "sharpe", "sortino", "calmar", "max_drawdown",
@@ -31,6 +32,10 @@ _TRADE_ROWS: Final = (
     "trades", "open_trades", "hit_rate", "profit_factor", "expectancy", "average_win",
     "average_loss", "average_trade", "best_trade", "worst_trade", "average_holding_days", "sqn",
     "fees", "dividends", "final_equity",
+)  # fmt: skip
+_SUMMARY: Final = (
+    "return", "cagr", "volatility", "sharpe", "max_drawdown", "exposure", "trades", "hit_rate",
+    "profit_factor",
 )  # fmt: skip
 
 
@@ -78,53 +83,74 @@ def span_text(run: BacktestRun) -> str:
     """Return the first and last date, at the exchange, and how much there was."""
     if not len(run.times):
         return "no bars"
-    first, last = (np.datetime64(int(t) - 5 * 3_600_000_000, "us") for t in run.times[[0, -1]])
-    return f"{str(first)[:10]} to {str(last)[:10]}, {len(run.times):,} moments"
+    first, last = exchange_days(run.times[[0, -1]]).astype("datetime64[D]")
+    return f"{first} to {last}, {len(run.times):,} moments"
 
 
 def footing(run: BacktestRun) -> str:
-    """Return where the figures come from: the bars, the time they took, the data."""
+    """Return where the figures come from: the bars, and the data they were."""
     data = f"; data {run.fingerprint}" if run.fingerprint else ""
-    return f"{run.bars:,} bars in {run.seconds:.2g} s{data}"
+    return f"{run.bars:,} bars{data}"
+
+
+def shown_rows(
+    figures: Mapping[str, float],
+) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Return the rows of all figures: of the curves (label, strategy, buy and hold), of the trades.
+
+    What is told of the strategy alone has an empty string for buy and hold.
+    """
+    curves = [
+        (METRICS[n].label, metric_text(n, figures), _benchmark_text(n, figures))
+        for n in _CURVE_ROWS
+    ]
+    return curves, [(METRICS[n].label, metric_text(n, figures)) for n in _TRADE_ROWS]
+
+
+def remarks(run: BacktestRun) -> list[str]:
+    """Return the run's warnings, and what its figures do not bear."""
+    told = list(run.warnings)
+    if len(run.times) and run.times[-1] - run.times[0] < _A_YEAR:
+        told.append("less than a year: annual figures are extrapolated")
+    return told
 
 
 def text_table(run: BacktestRun, figures: Mapping[str, float]) -> str:
     """Return all figures in 80 columns: the curves on the left, the trades on the right."""
     mark = f"{SIMULATED} prices: not a market's\n" if run.simulated else ""
     lines = [mark + heading(run), span_text(run), ""]
-    left = [("", "strategy", "buy and hold")]
-    for name in _CURVE_ROWS:
-        other = _BENCHMARK + name
-        held = metric_text(other, figures) if other in figures else ""
-        left.append((METRICS[name].label, metric_text(name, figures), held))
-    right = [("", "")]
-    right += [(METRICS[name].label, metric_text(name, figures)) for name in _TRADE_ROWS]
-    for (label, ours, held), (name, value) in zip_longest(left, right, fillvalue=("", "", "")):  # type: ignore[misc]
+    curves, trades = shown_rows(figures)
+    left, right = [("", "strategy", "buy and hold"), *curves], [("", ""), *trades]
+    for n in range(max(len(left), len(right))):
+        label, ours, held = left[n] if n < len(left) else ("", "", "")
+        name, value = right[n] if n < len(right) else ("", "")
         lines.append(f"{label:<18}{ours:>13}{held:>14}   {name:<19}{value:>13}".rstrip())
     lines += ["", footing(run)]
-    lines += [f"warning: {text}" for text in run.warnings]
+    lines += [f"note: {text}" for text in remarks(run)]
     return "\n".join(lines)
 
 
 def html_summary(run: BacktestRun, figures: Mapping[str, float]) -> str:
     """Return what a notebook shows: the heading, both curves, and the figures that matter most."""
     mark = f'<b style="color:#b3261e">{SIMULATED}</b> ' if run.simulated else ""
+    cell = "padding:2px 0 2px 18px;border:0;text-align:right"
+    grey = f"{cell};color:#7b8794"
     rows = "".join(
-        f'<tr><th style="text-align:left;font-weight:normal">{METRICS[name].label}</th>'
-        f"<td>{metric_text(name, figures)}</td>"
-        f'<td style="color:#5f6b7a">{_benchmark_text(name, figures)}</td></tr>'
-        for name in ("return", "cagr", "volatility", "sharpe", "max_drawdown", "exposure",
-                     "trades", "hit_rate", "profit_factor")
-    )  # fmt: skip
-    noted = "".join(f"<div>⚠ {escape(text)}</div>" for text in run.warnings)
+        f'<tr><td style="{cell};padding-left:0;text-align:left">{METRICS[name].label}</td>'
+        f'<td style="{cell}">{metric_text(name, figures)}</td>'
+        f'<td style="{grey}">{_benchmark_text(name, figures)}</td></tr>'
+        for name in _SUMMARY
+    )
+    noted = "".join(f"<div>⚠ {escape(text)}</div>" for text in remarks(run))
     picture = sparkline([run.buy_and_hold, run.equity], [BENCHMARK_COLOUR, STRATEGY_COLOUR])
     return (
         '<div style="font:13px system-ui,sans-serif">'
         f"<div>{mark}<b>{escape(heading(run))}</b></div>"
-        f'<div style="color:#5f6b7a">{escape(span_text(run))} · {escape(footing(run))}</div>'
-        '<div style="display:flex;flex-wrap:wrap;gap:24px;align-items:center">'
-        '<table style="text-align:right"><thead><tr><td></td><td>strategy</td>'
-        f'<td style="color:#5f6b7a">buy and hold</td></tr></thead><tbody>{rows}</tbody></table>'
+        f'<div style="color:#7b8794">{escape(span_text(run))} · {escape(footing(run))}</div>'
+        '<div style="display:flex;flex-wrap:wrap;gap:12px 36px;align-items:center">'
+        '<table style="font:inherit;border-collapse:collapse"><thead><tr><td style="border:0"></td>'
+        f'<td style="{cell};color:{STRATEGY_COLOUR}"><b>strategy</b></td>'
+        f'<td style="{grey}"><b>buy and hold</b></td></tr></thead><tbody>{rows}</tbody></table>'
         f"{picture}</div>{noted}</div>"
     )
 

@@ -98,16 +98,17 @@ class BacktestResult:
 
     @cached_property
     def monthly_returns(self) -> pd.DataFrame:
-        """The account's return of each month, years down, months 1 to 12 across; NaN outside."""
+        """The account's return of each month, years down, Jan to Dec across; NaN outside."""
         found = performance.monthly_returns(self.run.times, self.run.equity)
-        table = pd.DataFrame(
-            np.nan,
-            index=pd.Index(sorted({year for year, _ in found}), name="year", dtype=np.int64),
-            columns=pd.Index(range(1, 13), name="month"),
-        )
+        years = sorted({year for year, _ in found})
+        table = np.full((len(years), 12), np.nan)
         for (year, month), value in found.items():
-            table.loc[year, month] = value
-        return table
+            table[years.index(year), month - 1] = value
+        return pd.DataFrame(
+            table,
+            index=pd.Index(years, name="year", dtype=np.int64),
+            columns=pd.Index(performance.MONTHS, name="month"),
+        )
 
     # ------------------------------------------------------------------------------ figures
 
@@ -117,15 +118,13 @@ class BacktestResult:
 
         Fractions are fractions (0.01 is 1 %), money is money, NaN is not defined.
         """
-        return pd.Series(self._figures, dtype=np.float64, name=self.name)
+        return pd.Series(self.figures, dtype=np.float64, name=self.name)
 
     @cached_property
     def benchmark(self) -> pd.Series[float]:
         """The figures of buy and hold alone, by the names the strategy's have."""
         prefix = "buy_and_hold_"
-        found = {
-            n.removeprefix(prefix): v for n, v in self._figures.items() if n.startswith(prefix)
-        }
+        found = {n.removeprefix(prefix): v for n, v in self.figures.items() if n.startswith(prefix)}
         return pd.Series(found, dtype=np.float64, name="buy_and_hold")
 
     @property
@@ -206,13 +205,13 @@ class BacktestResult:
         return write_report(self, Path(path))
 
     def __str__(self) -> str:
-        return rendering.text_table(self.run, self._figures)
+        return rendering.text_table(self.run, self.figures)
 
     def __repr__(self) -> str:
         return f"<BacktestResult {rendering.heading(self.run)}: {rendering.span_text(self.run)}>"
 
     def _repr_html_(self) -> str:
-        return rendering.html_summary(self.run, self._figures)
+        return rendering.html_summary(self.run, self.figures)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"run": self.run, "risk_free": self.risk_free}
@@ -231,7 +230,8 @@ class BacktestResult:
         return run_trades(self.run)
 
     @cached_property
-    def _figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
+        """`metrics` as a dict."""
         return metrics_of(self.run, risk_free=self.risk_free, trades=self.trade_list)
 
     def _by_symbol(self, arrays: dict[str, Floats]) -> pd.DataFrame:

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 from algorithms.orders import Fill
 from algorithms.run_record import AppliedAction
 
-# Of the larger of two quantities: what is left below it is an error of floating point, not shares.
-_RESIDUE: Final = 1e-12
+# Shares: what is left below it is an error of floating point, as in `Account.apply`.
+_DUST: Final = 1e-9
 
 
 class Trade(NamedTuple):
@@ -132,7 +132,7 @@ def _fill(queue: deque[_Lot], fill: Fill, trades: list[Trade]) -> None:
     rest, fee = fill.quantity, fill.fee
     while queue and rest * queue[0].quantity < 0:
         taken = _take(queue, rest)
-        used_up = abs(rest - taken) <= _RESIDUE * abs(fill.quantity)
+        used_up = abs(rest - taken) < _DUST
         paid = fee if used_up else fee * taken / rest
         _close(queue, fill, -taken, paid, trades)
         rest, fee = (0.0, 0.0) if used_up else (rest - taken, fee - paid)
@@ -143,7 +143,7 @@ def _fill(queue: deque[_Lot], fill: Fill, trades: list[Trade]) -> None:
 def _take(queue: deque[_Lot], quantity: float) -> float:
     """Return how much of `quantity` the oldest lot closes, signed like `quantity`."""
     held = -queue[0].quantity
-    nearly = abs(held - quantity) <= _RESIDUE * abs(held)
+    nearly = abs(held - quantity) < _DUST
     return quantity if nearly or abs(quantity) < abs(held) else held
 
 
@@ -154,7 +154,7 @@ def _close(
     lot = queue[0]
     trades.append(_trade(fill.symbol, lot, quantity, fill.time, fill.price, fee, fill.tag))
     rest = lot.quantity - quantity
-    if abs(rest) <= _RESIDUE * abs(lot.quantity):
+    if abs(rest) < _DUST:
         queue.popleft()
         return
     kept = rest / lot.quantity
