@@ -30,6 +30,7 @@ DOCUMENTS = {
         "docs/COMING_FROM.md",
         "docs/ARCHITECTURE.md",
         "docs/BROKERS.md",
+        "docs/TRADING.md",
         "BACKFILL.md",
         "OPERATIONS.md",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import marketdata as md
@@ -86,11 +87,11 @@ def backtest(
 
     chosen = algorithm() if isinstance(algorithm, type) else algorithm
     if not chosen.symbols and isinstance(data, dict | MarketData):
-        chosen = _watching(chosen, data)
+        chosen = watching(chosen, data)
     with Progress(progress) as shown:
-        market, since = _market(chosen, data, start, end, client, as_of, shown)
-        costs = _costs(fees, slippage, leverage)
-        until = NEVER - 1 if data is None or end is None else _instant(end) - 1
+        market, since = market_for(chosen, data, start, end, client, as_of, shown)
+        costs = costs_of(fees, slippage, leverage)
+        until = NEVER - 1 if data is None or end is None else instant_of(end) - 1
         record = run(
             chosen, market, since, until, cash=cash, costs=costs, limits=limits, shown=shown
         )
@@ -148,7 +149,7 @@ def _parts(times: Int64s, shown: Progress | None) -> list[Int64s]:
     return shown.over(parts, "running")
 
 
-def _market(
+def market_for(
     algorithm: Algorithm,
     data: Frames | MarketData | None,
     start: Moment | None,
@@ -156,29 +157,35 @@ def _market(
     client: md.Client | None,
     as_of: Moment | None,
     shown: Progress,
+    variants: Iterable[Algorithm] = (),
 ) -> tuple[MarketData, int]:
+    """Return what to run on, read or given, and the instant to run from; as `load`."""
     if data is None:
         if start is None:
             raise AlgorithmError(
                 "a back-test without a start", cure='say when: start="2024-01-01", or give data'
             )
         report = shown.counter("reading")
-        return load(algorithm, start, end, client=client, as_of=as_of, progress=report)
+        return load(
+            algorithm, start, end, client=client, as_of=as_of, progress=report, variants=variants
+        )
     if isinstance(data, MarketData):
         market = data
     else:
         market = market_of(data, algorithm.symbols, algorithm.timeframe, algorithm.session)
-    return market, 0 if start is None else _instant(start)
+    return market, -NEVER if start is None else instant_of(start)
 
 
-def _watching(algorithm: Algorithm, data: Any) -> Algorithm:
+def watching(algorithm: Algorithm, data: Any) -> Algorithm:
+    """Return the algorithm with the symbols that the data has."""
     names = data if isinstance(data, dict) else dict.fromkeys(s for s, _ in data.series)
     algorithm = copy.copy(algorithm)
     algorithm.symbols = tuple(names)
     return algorithm
 
 
-def _costs(fees: Fees | None, slippage: Slippage | None, leverage: float) -> Costs:
+def costs_of(fees: Fees | None, slippage: Slippage | None, leverage: float) -> Costs:
+    """Return the costs asked for, with the defaults of `backtest`."""
     given: dict[str, Any] = {"leverage": leverage}
     if not leverage > 0:
         raise AlgorithmError(f"a leverage of {leverage:g}", cure="give more than 0")
@@ -189,7 +196,8 @@ def _costs(fees: Fees | None, slippage: Slippage | None, leverage: float) -> Cos
     return Costs(**given)
 
 
-def _instant(moment: Moment) -> int:
+def instant_of(moment: Moment) -> int:
+    """Return a date or an aware time as microseconds UTC; a date is the exchange's midnight."""
     import pandas as pd
 
     from algorithms.hours import EXCHANGE_ZONE, micros

@@ -65,7 +65,12 @@ def hours_between(first: int, last: int) -> Hours:
 
 @lru_cache(maxsize=32)
 def _hours(start: str, end: str) -> Hours:
-    table = md.sessions(start, end)
+    try:
+        table = md.sessions(start, end)
+    except md.InvalidRangeError:
+        # Outside the calendar's years: bars close after their length, and orders have no last day.
+        nothing = np.empty(0, np.int64)
+        return Hours(nothing, nothing, nothing)
     midnight = pd.DatetimeIndex(table.index).tz_localize(EXCHANGE_ZONE).tz_convert("UTC")
     return Hours(micros(midnight), micros(table["open"]), micros(table["close"]))
 
@@ -91,6 +96,8 @@ def close_times(labels: Int64s, timeframe: str, hours: Hours, session: str) -> I
         trading after hours.
     """
     frame = md.Timeframe.parse(timeframe)
+    if not len(hours.midnight):
+        return labels + frame.step
     at = hours.session_of(labels)
     known = at >= 0
     place = np.maximum(at, 0)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from marketdata.api import configure, default_client
     from marketdata.client import Client, connect
     from marketdata.config import Settings
+    from marketdata.database_calls import Database
     from marketdata.explaining import Plan
     from marketdata.following import Follower
     from marketdata.latest import Bar, Quote, Trade
@@ -61,6 +62,9 @@ if TYPE_CHECKING:
     from marketdata.types import Interval, Split, Timeframe
 
     _client = default_client()
+    adjustment_steps = _client.adjustment_steps
+    database = _client.database
+    sessions = _client.sessions
     get_actions = _client.get_actions
     get_bars = _client.get_bars
     get_indicators = _client.get_indicators
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     gaps = _client.gaps
     explain = _client.explain
     plot = _client.plot
+    plot_coverage = _client.plot_coverage
     provenance = _client.provenance
     revisions = _client.revisions
     bar_states = _client.bar_states
@@ -94,6 +99,7 @@ _LAZY = {
     "Client": "client",
     "connect": "client",
     "Settings": "config",
+    "Database": "database_calls",
     "Plan": "explaining",
     "Follower": "following",
     "Bar": "latest",
@@ -106,8 +112,10 @@ _LAZY = {
 }
 _METHODS = frozenset(
     {
+        "adjustment_steps",
         "coverage",
         "cross_check",
+        "database",
         "explain",
         "follow",
         "find_symbols",
@@ -120,9 +128,11 @@ _METHODS = frozenset(
         "get_latest_trade",
         "get_snapshots",
         "plot",
+        "plot_coverage",
         "provenance",
         "revisions",
         "bar_states",
+        "sessions",
         "stats",
         "subscribe",
         "unsubscribe",
@@ -141,6 +151,7 @@ __all__ = [
     "ConfigurationError",
     "DataQualityError",
     "DataUnavailableError",
+    "Database",
     "DelayedDataWarning",
     "EndedSymbolWarning",
     "FallbackWarning",
@@ -173,11 +184,13 @@ __all__ = [
     "UnknownSymbolError",
     "UnsupportedRequestError",
     "__version__",
+    "adjustment_steps",
     "bar_states",
     "configure",
     "connect",
     "coverage",
     "cross_check",
+    "database",
     "default_client",
     "explain",
     "find_symbols",
@@ -192,8 +205,10 @@ __all__ = [
     "get_snapshots",
     "indicators",
     "plot",
+    "plot_coverage",
     "provenance",
     "revisions",
+    "sessions",
     "stats",
     "subscribe",
     "unsubscribe",

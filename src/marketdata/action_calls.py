@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from marketdata.adjust import FAMILIES
-from marketdata.arguments import Symbols, check_choice, deadline_of, symbol_list
+from marketdata.arguments import Symbols, adjustment_of, check_choice, deadline_of, symbol_list
 from marketdata.connected import Connected
 from marketdata.corporate_actions import ActionKind, CorporateAction
 from marketdata.errors import InvalidRangeError
+from marketdata.frames import ATTRS_KEY, Provenance
+from marketdata.origin import shortened
 from marketdata.ranges import Moment, read_as_of, read_moment
+from marketdata.types import Adjustment
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from marketdata.action_steps import Step
     from marketdata.clock import Deadline
+    from marketdata.links import Link
 
 _NAT: Final = np.iinfo(np.int64).min
 _KINDS: Final = tuple(str(kind) for kind in ActionKind)
@@ -97,15 +102,10 @@ class ActionCalls(Connected):
         names, _ = symbol_list(symbols)
         wanted = _kinds(kinds)
         deadline = deadline_of(timeout, self._settings.timeout)
-        calendar, now_us = self._calendar(), self._clock.now_us()
-        moment = None if as_of is None else read_as_of(as_of, calendar, now_us)
-        since = None if start is None else read_moment(start, calendar, now_us, "start")
-        until = None if end is None else read_moment(end, calendar, now_us, "end")
-        if since is not None and until is not None and since >= until:
-            raise InvalidRangeError("end is not after start", cure="end is exclusive")
+        now_us = self._clock.now_us()
+        moment, since, until = self._moments(as_of, start, end, now_us)
         runtime = self._runtime
-        first = runtime.broker.capabilities(runtime.source.feed).earliest
-        first = max(first, calendar.first) if since is None else since
+        first = self._earliest() if since is None else since
         found = runtime.actions.checked(runtime.provider, names, first, deadline)
         self._refuse_unknown([name for name in names if not found[name]], deadline)
         if moment is not None:
@@ -133,6 +133,121 @@ class ActionCalls(Connected):
         frame = _frame([action for action, _ in rows], [doubt for _, doubt in rows])
         frame.attrs["marketdata"] = {"provider": runtime.provider, "simulated": runtime.simulated}
         return frame
+
+    def adjustment_steps(
+        self,
+        symbols: Symbols,
+        *,
+        adjustment: Adjustment = "split",
+        start: Moment | None = None,
+        end: Moment | None = None,
+        as_of: Moment | None = None,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Return what adjusted reads multiply raw bars by, ex-date by ex-date.
+
+        A raw bar multiplied by the factors of every later ex-date is the bar that `get_bars`
+        returns under the same `adjustment`: to the bit where one ex-date follows it, or where the
+        factors are powers of two; else within 1e-15 relative for each, because a product of
+        quotients is rounded more often than the quotient of products, which `new`, `old` and
+        `kept` give to the bit. Multiplied by those up to some moment alone, it is the bar as
+        prices stood at that moment.
+
+        Of several brokers the first one that knows the symbol is asked. Bars that another one had
+        to supply are adjusted by that one's actions, which may differ.
+
+        Parameters
+        ----------
+        symbols : str or collection of str
+        adjustment : {"split", "dividend", "all", "raw"}
+            As for `get_bars`; of ``raw`` there is no row.
+        start, end : optional
+            Ex-dates ``[start, end)``, as for `get_bars`; by default all that the broker has.
+            What is doubtful before `start`, or from `end` on, refuses nothing.
+        as_of : optional
+            By the actions that had taken effect and were known at this moment; now by default.
+        timeout : float, optional
+            Seconds the call may take in all; by default ``MARKETDATA_TIMEOUT``.
+
+        Returns
+        -------
+        DataFrame
+            One row for each symbol and ex-date with an effect, ascending by both; a RangeIndex.
+
+            =============  =====================================================================
+            symbol         as asked for
+            timestamp      the ex-date: midnight of the exchange, ``datetime64[us, UTC]``; bars
+                           labelled strictly before it are multiplied
+            price_factor   float: of open, high, low, close and vwap; ``old / new * kept``
+            volume_factor  float: of volume; ``new / old``
+            new, old       float: `new` shares for `old` ones; 1.0 where their number stays
+            kept           float: the share of the price that distributions leave; 1.0 without
+            =============  =====================================================================
+
+        Raises
+        ------
+        UnknownSymbolError
+            The broker says that there are no such symbols; all of them are named.
+        DataQualityError, DataUnavailableError
+            What an adjusted read of these bars is refused for: the actions of an ex-date have no
+            unambiguous factor. A retry does not help.
+        BrokerError, StoreError
+            The actions, or closes that a distribution is measured by, are not stored and could
+            not be had; whether a retry helps, the error says.
+        RequestError
+            An argument cannot be right; a retry does not help.
+        """
+        names, _ = symbol_list(symbols)
+        chosen = adjustment_of(adjustment)
+        deadline = deadline_of(timeout, self._settings.timeout)
+        now_us = self._clock.now_us()
+        moment, since, until = self._moments(as_of, start, end, now_us)
+        runtime = self._runtime
+        # Of a bar just before the first ex-date; there is none before the earliest.
+        first = self._earliest() if since is None else max(since - 1, self._earliest())
+        steps: dict[str, Sequence[Step]] = {}
+        rest = list(names) if chosen != "raw" else []
+        told: list[Link] = []
+        for link in runtime.links:
+            if not rest:
+                break
+            asked = dict.fromkeys(rest, first)
+            applied = link.adjuster.found(
+                link.provider, link.feed, asked, now_us, deadline, chosen, moment, until_us=until
+            )
+            told.append(link)
+            steps |= {symbol: factors.steps for symbol, factors in applied.factors.items()}
+            rest = [symbol for symbol in rest if not steps.get(symbol)]
+            # The bars of what this broker does not know are another one's.
+            exists = link.verdicts.of(rest, deadline) if runtime.links[1:] else {}
+            rest = [symbol for symbol in rest if exists.get(symbol) is False]
+        self._refuse_unknown([name for name in names if not steps.get(name)], deadline)
+        frame = _steps_frame(steps)
+        frame.attrs[ATTRS_KEY] = Provenance(
+            provider=" ".join(link.provider for link in told or runtime.links[:1]),
+            symbols=shortened(names),
+            adjustment=chosen,
+            simulated=any(link.source.simulated for link in told or runtime.links[:1]),
+        )
+        return frame
+
+    def _moments(
+        self, as_of: Moment | None, start: Moment | None, end: Moment | None, now_us: int
+    ) -> tuple[int | None, int | None, int | None]:
+        """Return the moment whose knowledge is asked for, and the range of ex-dates."""
+        calendar = self._calendar()
+        moment = None if as_of is None else read_as_of(as_of, calendar, now_us)
+        since = None if start is None else read_moment(start, calendar, now_us, "start")
+        until = None if end is None else read_moment(end, calendar, now_us, "end")
+        if since is not None and until is not None and since >= until:
+            raise InvalidRangeError("end is not after start", cure="end is exclusive")
+        return moment, since, until
+
+    def _earliest(self) -> int:
+        """Return the first moment that the broker can tell of."""
+        runtime = self._runtime
+        earliest = runtime.broker.capabilities(runtime.source.feed).earliest
+        return max(earliest, self._calendar().first)
 
     def _refuse_unknown(self, without: Sequence[str], deadline: Deadline) -> None:
         """Refuse symbols that do not exist: of these nothing at all is known to have happened,
@@ -172,12 +287,41 @@ def _kinds(kinds: str | Collection[str] | None) -> frozenset[str]:
     return frozenset(words)
 
 
+def _moment_index(values: Sequence[int | None]) -> pd.DatetimeIndex:
+    import pandas as pd
+
+    micros = np.array([_NAT if v is None else v for v in values], np.int64)
+    return pd.DatetimeIndex(micros.view("datetime64[us]")).tz_localize("UTC")
+
+
+def _steps_frame(found: Mapping[str, Sequence[Step]]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        (symbol, step)
+        for symbol in sorted(found)
+        for step in found[symbol]
+        if step.new != step.old or step.kept != 1
+    ]
+    terms = np.array([(s.new, s.old, s.kept) for _, s in rows], np.float64).reshape(-1, 3)
+    new, old, kept = terms.T
+    return pd.DataFrame(
+        {
+            "symbol": pd.array([symbol for symbol, _ in rows], dtype="str"),
+            "timestamp": _moment_index([step.ex_date for _, step in rows]),
+            "price_factor": old / new * kept,
+            "volume_factor": new / old,
+            "new": new.copy(),
+            "old": old.copy(),
+            "kept": kept.copy(),
+        }
+    )
+
+
 def _frame(actions: list[CorporateAction], doubts: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    def moments(values: list[int | None]) -> pd.DatetimeIndex:
-        micros = np.array([_NAT if v is None else v for v in values], np.int64)
-        return pd.DatetimeIndex(micros.view("datetime64[us]")).tz_localize("UTC")
+    moments = _moment_index
 
     def dates(values: list[int | None]) -> pd.DatetimeIndex:
         # Exchange midnights are four or five hours behind those of UTC.

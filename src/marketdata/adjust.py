@@ -80,11 +80,14 @@ class Factors:
         Ascending, each once; microseconds UTC of exchange midnights.
     price, volume : ndarray of float64, shape (n + 1,)
         For bars before the first ex-date, between this one and the next, and so on; the last is 1.
+    steps : tuple of Step
+        What happens at each ex-date by itself, without what the adjustment does not undo.
     """
 
     ex_dates: Int64s
     price: Floats
     volume: Floats
+    steps: tuple[Step, ...] = ()
 
     def at(self, timestamps: Int64s) -> tuple[Floats, Floats]:
         """Return the factors of price and volume at bars in any order, shape (len(timestamps),)."""
@@ -180,14 +183,14 @@ def _rank(action: CorporateAction) -> tuple[object, ...]:
 def _cumulated(done: Sequence[Step], adjustment: Adjustment) -> Factors:
     if not done:
         return NOTHING
+    if adjustment == "dividend":
+        done = [Step(step.ex_date, kept=step.kept) for step in done]
+    elif adjustment == "split":
+        done = [Step(step.ex_date, step.new, step.old) for step in done]
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         new = _products_from([step.new for step in done])
         old = _products_from([step.old for step in done])
         kept = _products_from([step.kept for step in done])
-        if adjustment == "dividend":
-            old = new = np.ones(len(done) + 1)
-        elif adjustment == "split":
-            kept = np.ones(len(done) + 1)
         # Each of the quotients is rounded once only.
         price, volume = old / new * kept, new / old
     if not ((price > 0) & np.isfinite(price) & (volume > 0) & np.isfinite(volume)).all():
@@ -195,7 +198,8 @@ def _cumulated(done: Sequence[Step], adjustment: Adjustment) -> Factors:
             "the factors of its corporate actions together are beyond any number",
             cure="ask for adjustment='raw', or correct the table corporate_actions",
         )
-    return Factors(np.array([step.ex_date for step in done], np.int64), price, volume)
+    ex_dates = np.array([step.ex_date for step in done], np.int64)
+    return Factors(ex_dates, price, volume, tuple(done))
 
 
 def _products_from(terms: Sequence[float]) -> Floats:

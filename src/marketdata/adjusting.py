@@ -159,6 +159,7 @@ class Adjuster:
         days: Mapping[str, Bars] | None = None,
         *,
         fetch: bool = True,
+        until_us: int | None = None,
     ) -> Applied:
         """Return the actions that change bars from a first one on, and their factors.
 
@@ -171,6 +172,8 @@ class Adjuster:
         fetch : bool
             Whether what is not stored is asked of the broker. Otherwise the caller has made sure
             that the actions are known.
+        until_us : int, optional
+            Leave out what happens from this ex-date on, and what may be in doubt about it.
 
         Raises
         ------
@@ -183,7 +186,8 @@ class Adjuster:
             start = min(first.values(), default=moment)
             self._actions.ensure(provider, list(first), start, deadline)
         told = self._told(provider, list(first), adjustment, as_of_us)
-        applied.in_effect = {s: [a for a in told[s] if a.ex_date <= moment] for s in first}
+        last = moment if until_us is None else min(moment, until_us - 1)
+        applied.in_effect = {s: [a for a in told[s] if a.ex_date <= last] for s in first}
         looked_at = {
             symbol: concerned(actions, adjustment, first[symbol])
             for symbol, actions in applied.in_effect.items()

@@ -48,15 +48,27 @@ class TradingCalendar:
     midnight, open, close, extended_open, extended_close : ndarray of int64, shape (sessions,)
         Microseconds UTC. ``midnight`` is the exchange midnight that labels the session's daily
         bar; intervals are half-open.
+    early : ndarray of bool, shape (sessions,)
+        Whether the session closes earlier than usual: a half-day.
     """
 
-    def __init__(self, name: str, zone: ZoneInfo, opens: Int64s, closes: Int64s, midnights: Int64s):
+    def __init__(
+        self,
+        name: str,
+        zone: ZoneInfo,
+        opens: Int64s,
+        closes: Int64s,
+        midnights: Int64s,
+        early: Bools | None = None,
+    ):
         self.name = name
         self.zone = zone
         self.midnight = midnights
         self.open = opens
         self.close = closes
-        early = closes - midnights < _FULL_CLOSE
+        if early is None:
+            early = closes - midnights < _FULL_CLOSE
+        self.early = early
         # Wall-clock hours equal elapsed hours here: clocks change on Sundays, never on a session.
         self.extended_open = midnights + _EXTENDED_OPEN
         self.extended_close = midnights + np.where(early, _EARLY_EXTENDED_CLOSE, _EXTENDED_CLOSE)
@@ -89,6 +101,7 @@ class TradingCalendar:
             np.asarray(source.opens_nanos, np.int64) // 1000,
             np.asarray(source.closes_nanos, np.int64) // 1000,
             midnights.as_unit("us").asi8.astype(np.int64),
+            np.asarray(source.sessions.isin(source.early_closes), np.bool_),
         )
 
     # ---------------------------------------------------------------- spans of trading time

@@ -22,13 +22,16 @@ from marketdata.arguments import (
 )
 from marketdata.bar_answers import Missing
 from marketdata.cross_check_calls import CrossCheckCalls
+from marketdata.database_calls import DatabaseCalls
 from marketdata.follow_calls import FollowCalls
 from marketdata.indicator_calls import IndicatorCalls
 from marketdata.known_calls import KnownCalls
 from marketdata.latest_calls import LatestCalls
 from marketdata.origin import print_provenance, provenance_of
+from marketdata.plot_calls import PlotCalls
 from marketdata.ranges import Moment
 from marketdata.revision_calls import RevisionCalls
+from marketdata.session_calls import SessionCalls
 from marketdata.subscription_calls import SubscriptionCalls
 from marketdata.symbol_calls import SymbolCalls
 from marketdata.types import (
@@ -50,6 +53,7 @@ log = logging.getLogger("marketdata")
 class Client(
     ActionCalls,
     IndicatorCalls,
+    PlotCalls,
     KnownCalls,
     LatestCalls,
     SubscriptionCalls,
@@ -57,6 +61,8 @@ class Client(
     FollowCalls,
     CrossCheckCalls,
     RevisionCalls,
+    SessionCalls,
+    DatabaseCalls,
 ):
     """One configured way to the tiers. Thread-safe and fork-safe; servers are started on first use.
 
@@ -273,25 +279,6 @@ class Client(
             From `get_bars`; the facts themselves are in ``frame.attrs["marketdata"]``.
         """
         print_provenance(frame)
-
-    def plot(self, frame: pd.DataFrame, **options: Any) -> Any:
-        """Return a candlestick figure of `frame`; needs the extra ``[plot]``.
-
-        Parameters
-        ----------
-        frame : DataFrame
-            From `get_bars`.
-        **options
-            ``path`` writes one HTML page; all of them: see `marketdata.plotting.plot`.
-
-        Raises
-        ------
-        MissingDependencyError
-            plotly is not installed.
-        """
-        from marketdata.plotting import plot
-
-        return plot(frame, **options)
 
 
 def connect(**settings: Any) -> Client:

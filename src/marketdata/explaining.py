@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from marketdata import planning
@@ -146,31 +146,54 @@ def coverage(runtime: Runtime, query: BarsQuery) -> dict[str, list[Span]]:
     return found
 
 
+@dataclass(slots=True)
+class KnownParts:
+    """What of a window is stored of one symbol, how settled, and what is not. Spans may reach over
+    closed hours; what counts of them is trading time."""
+
+    expected: list[Span] = field(default_factory=list)
+    """Where closed bars can be: all of the window, as far as the instrument lived."""
+    never_asked: list[Span] = field(default_factory=list)
+    unavailable: list[Span] = field(default_factory=list)
+    final: list[Span] = field(default_factory=list)
+    """Stored, and past the provider's corrections; the rest of what is stored is provisional."""
+
+
+def known_parts(runtime: Runtime, query: BarsQuery, now_us: int) -> dict[str, KnownParts]:
+    """Return by symbol what of the query's window is stored, and what is not."""
+    calendar = runtime.calendar()
+    hours = planning.stored_hours(query.timeframe)
+    stretches = _stretches(runtime, query, now_us)
+    states = runtime.series_reader.states(query, _names(stretches))
+    found = {symbol: KnownParts() for symbol in query.symbols}
+    for symbol, (name, span) in stretches:
+        plan = runtime.series_reader.segments(query, name, span, states, now_us)
+        held = found[symbol]
+        asked: list[Span] = []
+        for part in plan.parts:
+            state = states[query.key(name).with_timeframe(part.base)]
+            # Bars to be read again for corrections are stored: a request brings them, no gap.
+            asked += planning.gaps(part.asked, replace(state, unsettled=[]), calendar, part.base)
+            held.expected.append(part.asked)
+            held.final += intersect(state.final, normalise([part.asked]))
+        trading = [calendar.trading_spans(s, hours) for s in plan.too_old]
+        held.never_asked = normalise([*held.never_asked, *asked])
+        held.unavailable += [Span(t[0].start, t[-1].end) for t in trading if t]
+    for held in found.values():
+        held.expected = normalise([*held.expected, *held.unavailable])
+        held.final = normalise(held.final)
+    return found
+
+
 def gaps(runtime: Runtime, query: BarsQuery, now_us: int) -> dict[str, dict[str, list[Span]]]:
     """Return by symbol and state what of the query's window is not stored, in trading time.
 
     ``never asked`` is what a read would fetch; ``unavailable`` is older than the broker gives.
     """
-    calendar = runtime.calendar()
-    stretches = _stretches(runtime, query, now_us)
-    states = runtime.series_reader.states(query, _names(stretches))
-    found: dict[str, dict[str, list[Span]]] = {
-        symbol: {NEVER_ASKED: [], UNAVAILABLE: []} for symbol in query.symbols
+    return {
+        symbol: {NEVER_ASKED: held.never_asked, UNAVAILABLE: held.unavailable}
+        for symbol, held in known_parts(runtime, query, now_us).items()
     }
-    for symbol, (name, span) in stretches:
-        plan = runtime.series_reader.segments(query, name, span, states, now_us)
-        asked: list[Span] = []
-        for part in plan.parts:
-            state = states[query.key(name).with_timeframe(part.base)]
-            # Bars to be read again for corrections are stored: a request brings them, no gap.
-            state = replace(state, unsettled=[])
-            asked += planning.gaps(part.asked, state, calendar, part.base)
-        hours = planning.stored_hours(query.timeframe)
-        trading = [calendar.trading_spans(s, hours) for s in plan.too_old]
-        by_state = found[symbol]
-        by_state[NEVER_ASKED] = normalise([*by_state[NEVER_ASKED], *asked])
-        by_state[UNAVAILABLE] += [Span(t[0].start, t[-1].end) for t in trading if t]
-    return found
 
 
 def gaps_frame(found: Mapping[str, Mapping[str, Sequence[Span]]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 
 from marketdata.calendars import TradingCalendar
 from marketdata.indicators import Indicator, Panel, compute
-from marketdata.types import HOUR, MINUTE, Bars, Floats, Int64s, SeriesKey
+from marketdata.types import MINUTE, Bars, Floats, Int64s, SeriesKey
 
 PANEL: Final = 2048
 """Series in one panel."""
@@ -31,14 +31,12 @@ _ODD: Final = np.array(
      0x94D049BB133111EB, 0xBF58476D1CE4E5B9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD],
     np.uint64,
 )  # fmt: skip
-_FULL_CLOSE: Final = 16 * HOUR
 
 
 @lru_cache(maxsize=4)
 def early_sessions(calendar: TradingCalendar) -> frozenset[int]:
     """Return the sessions that close early, as `TradingCalendar.session_index` counts them."""
-    early = calendar.close - calendar.midnight < _FULL_CLOSE
-    return frozenset(np.flatnonzero(early).tolist())
+    return frozenset(np.flatnonzero(calendar.early).tolist())
 
 
 def computed(indicators: Sequence[Indicator], bars: Bars, calendar: TradingCalendar) -> Floats:

@@ -91,7 +91,7 @@ class Runtime:
         self._brokers: list[Broker] = []
         self._closing = ExitStack()
         database_url, redis_url = self._servers()
-        self._database_url = database_url
+        self.database_url = database_url
         self.store = PostgresStore(
             database_url, schema=settings.database_schema, trail=settings.trailed
         )
@@ -326,7 +326,7 @@ class Runtime:
     @cached_property
     def job_leases(self) -> PostgresLeases:
         """Who acts, on connections of its own. Whoever uses it closes it."""
-        return PostgresLeases(self._database_url, schema=self.settings.database_schema)
+        return PostgresLeases(self.database_url, schema=self.settings.database_schema)
 
     @cached_property
     def job_runs(self) -> PostgresJobRuns:
@@ -337,7 +337,7 @@ class Runtime:
     def figures(self) -> PostgresFigures:
         """Figures of the whole store, on a connection of its own with short timeouts. Whoever uses
         it closes it."""
-        return PostgresFigures.connect(self._database_url, self.settings.database_schema)
+        return PostgresFigures.connect(self.database_url, self.settings.database_schema)
 
     def unknown(
         self,
