@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,7 +14,7 @@ from algorithms.errors import AlgorithmError
 from algorithms.hours import EXCHANGE_ZONE, close_times, hours_between, micros
 from algorithms.lines import Bools, Floats, Int64s
 from algorithms.market import MarketData, Origin, SeriesName
-from algorithms.series import COLUMNS, Series
+from algorithms.series import COLUMNS, Series, fingerprint_of
 
 Frames = pd.DataFrame | Mapping[str, pd.DataFrame]
 _NEEDED: Final = COLUMNS[:4]
@@ -59,15 +58,25 @@ def market_of(
     hours = hours_between(first, last)
     series: dict[SeriesName, Series] = {}
     warnings = []
-    digest = hashlib.blake2b(digest_size=12)
     for symbol, (labels, columns, dropped) in read.items():
         closes = close_times(labels, frame, hours, session)
         series[symbol, frame] = Series(symbol, frame, labels, closes, columns)
-        digest.update(symbol.encode() + labels.tobytes() + columns.tobytes())
         if dropped:
             warnings.append(f"{symbol}: {dropped} bars without prices were left out")
-    origin = Origin(f"frame-{digest.hexdigest()}", _simulated(frames), "", tuple(warnings))
+        strange = _outside(columns)
+        if strange:
+            warnings.append(f"{symbol}: {strange} bars open or close outside of their low and high")
+    origin = Origin(fingerprint_of(series.values()), _simulated(frames), "", tuple(warnings))
     return MarketData(series, hours, session, origin)
+
+
+def symbols_in(frames: Frames) -> tuple[str, ...]:
+    """Return the symbols that frames name; none for a frame of one series."""
+    if isinstance(frames, Mapping):
+        return tuple(frames)
+    if isinstance(frames.index, pd.MultiIndex):
+        return tuple(str(symbol) for symbol in frames.index.unique(0))
+    return ()
 
 
 def bars_of(frame: pd.DataFrame) -> dict[str, tuple[Int64s, Floats]]:
@@ -107,6 +116,11 @@ def _columns(symbol: str, frame: pd.DataFrame) -> tuple[Int64s, Floats, int]:
     """Return labels, the five columns, and how many rows without prices were left out."""
     labels = _labels(symbol, frame.index)
     names = {str(name).lower(): name for name in frame.columns}
+    if sum(str(name).lower() in COLUMNS for name in frame.columns) > len(names.keys() & {*COLUMNS}):
+        raise AlgorithmError(
+            f"the frame of {symbol} has two columns of one name",
+            cure="give open, high, low, close and volume once each, in any case",
+        )
     lacking = [name for name in _NEEDED if name not in names]
     if lacking:
         raise AlgorithmError(
@@ -115,8 +129,8 @@ def _columns(symbol: str, frame: pd.DataFrame) -> tuple[Int64s, Floats, int]:
         )
     columns: Floats = np.empty((len(COLUMNS), len(labels)))
     for row, name in enumerate(COLUMNS):
-        columns[row] = frame[names[name]].to_numpy(np.float64) if name in names else 0.0
-    whole: Bools = np.asarray(np.isfinite(columns[:4]).all(axis=0))
+        columns[row] = _numbers(symbol, frame, names[name]) if name in names else 0.0
+    whole: Bools = np.asarray((np.isfinite(columns[:4]) & (columns[:4] > 0)).all(axis=0))
     dropped = int(len(whole) - whole.sum())
     if dropped:
         labels, columns = labels[whole], np.ascontiguousarray(columns[:, whole])
@@ -126,6 +140,22 @@ def _columns(symbol: str, frame: pd.DataFrame) -> tuple[Int64s, Floats, int]:
             f"the times of {symbol} do not ascend, or repeat", cure="sort the frame by time, once"
         )
     return labels, columns, dropped
+
+
+def _numbers(symbol: str, frame: pd.DataFrame, name: Any) -> Floats:
+    try:
+        return np.asarray(frame[name].to_numpy(np.float64, na_value=np.nan), np.float64)
+    except (TypeError, ValueError):
+        raise AlgorithmError(
+            f"the column {name!r} of {symbol} has what is no number",
+            cure="convert it: pd.to_numeric(column)",
+        ) from None
+
+
+def _outside(columns: Floats) -> int:
+    """Return how many bars open or close outside of their low and high."""
+    opened, high, low, close, _ = columns
+    return int((np.maximum(opened, close) > high).sum() + (np.minimum(opened, close) < low).sum())
 
 
 def _labels(symbol: str, index: pd.Index[Any]) -> Int64s:

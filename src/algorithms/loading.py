@@ -7,11 +7,10 @@ corporate actions for positions from `md.get_actions`, and what they do to price
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +23,7 @@ from algorithms.frames import bars_of
 from algorithms.hours import close_times, hours_between, micros
 from algorithms.lines import NEVER, Floats, Int64s
 from algorithms.market import MarketData, Origin, SeriesName
-from algorithms.series import COLUMNS, AdjustmentStep, Series, ShareAction
+from algorithms.series import COLUMNS, AdjustmentStep, Series, ShareAction, fingerprint_of
 from algorithms.studies import ALL, studies_of
 
 Moment = Any
@@ -44,6 +43,7 @@ def load(
     client: md.Client | None = None,
     as_of: Moment | None = None,
     progress: Callable[[int, int], None] | None = None,
+    variants: Iterable[Algorithm] = (),
 ) -> tuple[MarketData, int]:
     """Read what a strategy needs to run over ``[start, end)``.
 
@@ -58,6 +58,8 @@ def load(
         Bars and actions as they were known at that moment.
     progress : callable, optional
         Called with series read, and all there are.
+    variants : iterable of Algorithm
+        The same strategy with other parameters: what their indicators need is read too.
 
     Returns
     -------
@@ -72,7 +74,7 @@ def load(
     MarketDataError
         As `md.get_bars`.
     """
-    return _Loading(algorithm, start, end, client, as_of, progress).read()
+    return _Loading(algorithm, start, end, client, as_of, progress).read(variants)
 
 
 class _Loading:
@@ -91,20 +93,20 @@ class _Loading:
         self._as_of = as_of
         self._progress = progress or (lambda done, of: None)
         self._symbols = tuple(algorithm.symbols)
-        self._fingerprints: list[str] = []
         self._simulated = False
         self._provider = ""
         self._notes: list[str] = []
         self._first = NEVER
 
-    def read(self) -> tuple[MarketData, int]:
+    def read(self, variants: Iterable[Algorithm]) -> tuple[MarketData, int]:
         algorithm = self._algorithm
         needs: dict[str, int] = defaultdict(int)
         for frame in (algorithm.timeframe, *algorithm.timeframes):
             needs[str(md.Timeframe.parse(frame))] = algorithm.warm_up
-        for study in studies_of(algorithm):
-            before = _LONG if study.needs >= ALL else study.needs
-            needs[study.timeframe] = max(needs[study.timeframe], before + algorithm.warm_up)
+        for variant in (algorithm, *variants):
+            for study in studies_of(variant):
+                before = _LONG if study.needs >= ALL else study.needs
+                needs[study.timeframe] = max(needs[study.timeframe], before + variant.warm_up)
         bars: dict[SeriesName, tuple[Int64s, Floats]] = {}
         for frame, before in needs.items():
             self._read_frame(frame, before, bars)
@@ -130,8 +132,8 @@ class _Loading:
             )
             for (symbol, frame), (part, columns) in bars.items()
         }
-        digest = hashlib.blake2b("|".join(self._fingerprints).encode(), digest_size=12)
-        origin = Origin(digest.hexdigest(), self._simulated, self._provider, tuple(self._notes))
+        data = fingerprint_of(series.values())
+        origin = Origin(data, self._simulated, self._provider, tuple(self._notes))
         return MarketData(series, hours, session, origin), self._first
 
     # --------------------------------------------------------------------------------- bars
@@ -167,7 +169,6 @@ class _Loading:
             warnings.simplefilter("ignore", md.ShortHistoryWarning)
             found = self._source.get_bars(list(symbols), frame, **window, **options)
         facts: Mapping[str, Any] = found.attrs.get("marketdata", {})
-        self._fingerprints.append(str(facts.get("fingerprint", "")))
         self._simulated |= bool(facts.get("simulated", False))
         self._provider = str(facts.get("provider", "")) or self._provider
         return bars_of(found)

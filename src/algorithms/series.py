@@ -7,7 +7,8 @@ the newest price is always the one that trades, in a back-test as it was live on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -119,7 +120,8 @@ class Series:
             return self.raw
         held, scaled = self._scaled
         if held != epoch or scaled.shape != self.raw.shape:
-            scaled = self._scale(0, epoch)
+            scaled = self.raw.copy()
+            scaled[:, : self.size] = self._scale(0, self.size, epoch)
             self._scaled = (epoch, scaled)
         return scaled
 
@@ -132,6 +134,17 @@ class Series:
             array.flags.writeable = False
         return BarArrays(labels, *found)
 
+    def seen_at(self, delay: int) -> Int64s:
+        """Return when each bar can be seen that comes `delay` after its close."""
+        if not delay:
+            return self.closes
+        return np.where(self.closes == NEVER, NEVER, self.closes + delay)
+
+    def closed_before(self, instant: int) -> int:
+        """Return when the last bar that opened before an instant closed; `-NEVER` where none did."""
+        at = int(self.labels[: self.size].searchsorted(instant))
+        return int(self.closes[at - 1]) if at else -NEVER
+
     def split_between(self, after: int, until: int) -> float:
         """Return the shares one share became by splits with an ex-date in ``(after, until]``."""
         ratio = 1.0
@@ -140,9 +153,18 @@ class Series:
                 ratio *= action.ratio
         return ratio
 
-    def _scale(self, first: int, epoch: int) -> Floats:
-        scaled = self.raw[:, first:].copy()
-        labels = self.labels[first : self.size]
+    def set_actions(self, steps: Sequence[AdjustmentStep], actions: Sequence[ShareAction]) -> bool:
+        """Say anew what happened to the shares; return whether prices are scaled otherwise."""
+        other = self.steps != tuple(steps)
+        self.steps, self.actions = tuple(steps), tuple(actions)
+        if other:
+            self._scaled = (0, self.raw)
+        return other
+
+    def _scale(self, first: int, until: int, epoch: int) -> Floats:
+        """Return the columns of these bars, scaled."""
+        scaled = self.raw[:, first:until].copy()
+        labels = self.labels[first:until]
         end = len(labels)
         price = volume = 1.0
         # From the newest step back: each span between two ex-dates has one factor.
@@ -175,7 +197,7 @@ class Series:
         self.raw[:, place] = raw
         held, scaled = self._scaled
         if held:
-            scaled[:, place] = self._scale(self.size, held)[:, :count] if held else raw
+            scaled[:, place] = self._scale(self.size, self.size + count, held)
         # Last: a strategy that reads beside us sees a bar once all of it is there.
         self.closes[place] = closes
         self.size += count
@@ -191,6 +213,19 @@ class Series:
         self.raw = _grown_columns(self.raw, capacity)
         held, scaled = self._scaled
         self._scaled = (held, _grown_columns(scaled, capacity) if held else self.raw)
+
+
+def fingerprint_of(series: Iterable[Series]) -> str:
+    """Return what tells these bars, factors and actions from any others: a BLAKE2 digest.
+
+    Equal for equal data, wherever they were read.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for one in series:
+        digest.update(f"{one.symbol} {one.timeframe} {one.steps} {one.actions}".encode())
+        digest.update(np.ascontiguousarray(one.labels[: one.size]))
+        digest.update(np.ascontiguousarray(one.raw[:, : one.size]))
+    return digest.hexdigest()
 
 
 def _grown(array: Int64s, capacity: int, filler: int) -> Int64s:
