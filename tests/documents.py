@@ -1,8 +1,9 @@
 """The code in the documents: found, run on the sandbox, and compared with what it is said to print.
 
 A fenced ``python`` block runs in the namespace of the blocks before it in the same document,
-unless ``<!-- shown, not run -->`` stands on the line before it. A ``text`` block that follows is
-its output, line by line.
+unless ``<!-- shown, not run -->`` stands on the line before it; after ``<!-- run in a process of
+its own -->`` it runs in a new interpreter, with what it imports itself. A ``text`` block that
+follows is its output, line by line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import contextlib
 import io
 import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +30,9 @@ DOCUMENTS = {
     name: ROOT / name
     for name in (
         "README.md",
+        "docs/ALGORITHMS.md",
         "docs/COMING_FROM.md",
+        "docs/COMING_FROM_BACKTESTING.md",
         "docs/ARCHITECTURE.md",
         "docs/BROKERS.md",
         "docs/TRADING.md",
@@ -39,6 +44,7 @@ MOMENT = "2024-06-20T15:00:30-04:00"
 """The market time of every document and example: a Thursday in session, after a holiday."""
 
 _SHOWN = "<!-- shown, not run -->"
+_ALONE = "<!-- run in a process of its own -->"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Block:
     text: str
     line: int
     runs: bool
+    alone: bool
     output: str | None
     """What stands in the ``text`` block right after it."""
 
@@ -70,6 +77,7 @@ def blocks(document: Path) -> list[Block]:
                 fence[2],
                 source.count("\n", 0, fence.start()) + 2,
                 fence[1] == "python" and before != _SHOWN,
+                before == _ALONE,
                 output,
             )
         )
@@ -80,7 +88,10 @@ def run(document: Path) -> Iterator[tuple[Block, str]]:
     """Run a document's code; yield each block with what it printed."""
     namespace: dict[str, Any] = {"__name__": "document"}
     for block in blocks(document):
-        if not block.runs:
+        if not block.runs or (block.alone and not _can_run(block)):
+            continue
+        if block.alone:
+            yield block, _run_alone(block)
             continue
         # Line numbers of the document, for the traceback of what fails.
         code = compile("\n" * (block.line - 1) + block.text, str(document), "exec")
@@ -90,6 +101,25 @@ def run(document: Path) -> Iterator[tuple[Block, str]]:
             warnings.simplefilter("ignore", MarketDataWarning)
             exec(code, namespace)
         yield block, printed.getvalue()
+
+
+def _can_run(block: Block) -> bool:
+    """Whether what a block imports can be had for this Python: vectorbt ends at 3.12."""
+    return "import vectorbt" not in block.text or sys.version_info < (3, 13)
+
+
+def _run_alone(block: Block) -> str:
+    """Run a block in a new interpreter and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    ran = subprocess.run(
+        [sys.executable, "-c", block.text],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 @pytest.fixture

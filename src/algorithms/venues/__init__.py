@@ -8,7 +8,7 @@ implementation to them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,8 +19,6 @@ __all__ = [
     "BrokerFill",
     "BrokerOrder",
     "BrokerVenue",
-    "stop_loss_id",
-    "take_profit_id",
 ]
 
 
@@ -113,20 +111,6 @@ class BrokerFill(NamedTuple):
         return Fill(*self[:7])
 
 
-def take_profit_id(parent: str) -> str:
-    """Return the id of the take-profit order of the entry `parent`.
-
-    A broker that keeps a bracket names its exits itself; they are known again, after a restart
-    too, because their ids follow from the entry's.
-    """
-    return f"{parent}-tp"
-
-
-def stop_loss_id(parent: str) -> str:
-    """Return the id of the stop-loss order of the entry `parent`."""
-    return f"{parent}-sl"
-
-
 class BrokerVenue(Protocol):
     """A broker. Thread-safe. Every call ends within the venue's time-out.
 
@@ -142,6 +126,14 @@ class BrokerVenue(Protocol):
         """Return the shares held by symbol, signed; symbols not held are absent."""
         ...
 
+    def remember(self, orders: Iterable[Order]) -> None:
+        """Learn again, after a restart, which orders of ours belong together. Sends nothing.
+
+        A broker that keeps an entry's exits itself names them itself: only through their entry
+        are they known as the orders that they are here.
+        """
+        ...
+
     def submit(self, order: Order, children: Sequence[Order] = ()) -> frozenset[str]:
         """Give an order, and say which orders the broker has from now on.
 
@@ -154,7 +146,8 @@ class BrokerVenue(Protocol):
         children : sequence of Order
             Orders that belong to it. Those whose ``parent`` it is wait until it has filled: its
             take-profit and stop-loss. One whose ``twin`` it is (and whose parent it is not) is
-            cancelled when it fills, and cancels it.
+            cancelled when it fills, and cancels it; a broker that cannot tie the two takes the
+            stop-loss alone, and refuses the take-profit.
 
         Returns
         -------

@@ -17,10 +17,12 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.code = code
+        self.facts: Mapping[str, object] = {}
+        """What the body says beside code and message."""
 
     def response(self) -> Response:
         body: dict[str, object] = {} if self.code is None else {"code": self.code}
-        return json_response(body | {"message": self.message}, self.status)
+        return json_response(body | {"message": self.message, **self.facts}, self.status)
 
 
 def json_response(body: object, status: int = 200) -> Response:

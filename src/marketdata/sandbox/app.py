@@ -30,6 +30,7 @@ _TICK: Final = 0.005
 _GZIP_FROM: Final = 500
 _HTML: Final = "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>"
 _UNLIMITED: Final = 10_000
+_WITH_BODY: Final = ("POST", "PATCH", "PUT")
 
 
 @dataclass(slots=True)
@@ -183,14 +184,21 @@ class SandboxApp:
             scope["method"], scope["path"], dict(parse_qsl(query, True)), self.guard.seconds()
         )
         self.log.append(record)
-        fault = self.faults.take(f"{scope['path']}?{unquote_plus(query)}")
+        # A request has arrived whole before anything befalls it: its sender may have gone since.
+        arrived = await _arrived(scope, receive)
+        if arrived is None:
+            return
+        fault = self.faults.take(f"{scope['method']} {scope['path']}?{unquote_plus(query)}")
         record.fault = None if fault is None else fault.kind
         if fault is not None and not await self._before(fault, scope, receive):
             return
-        answer = await self._answer(scope, receive, fault, record)
+        answer = await self._answer(scope, arrived, fault, record)
         record.status = answer.status
         if fault is not None and fault.kind == "late":
             await self._wait(lambda: fault.released, None)
+        if fault is not None and fault.kind == "lost":
+            self._reset(tuple(scope["client"]))
+            return
         await self._send(answer, fault, scope, send)
 
     # ----------------------------------------------------------------------------- faults
@@ -247,6 +255,8 @@ class SandboxApp:
             answer = _Answer(refusal.status_code, dict(refusal.headers), bytes(refusal.body))
         else:
             answer = await _call(self._router, scope, receive)
+        if fault is not None and fault.kind == "failed":
+            answer = _stated(fault, {})
         answer.headers |= headers
         if fault is not None and answer.status == 200:
             answer.body = spoil(fault, answer.body, record.params)
@@ -292,6 +302,23 @@ class SandboxApp:
         await send(_piece(body, more=False))
 
 
+async def _arrived(scope: Scope, receive: Receive) -> Receive | None:
+    """Read the request's body; return what hands it on, or None if the sender has gone."""
+    parts: list[bytes] = []
+    more = True
+    while more and scope["method"] in _WITH_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+
+    async def hand_on() -> Message:
+        return {"type": "http.request", "body": b"".join(parts), "more_body": False}
+
+    return hand_on
+
+
 def _piece(body: bytes, *, more: bool) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
@@ -315,6 +342,11 @@ def _ordered(fault: Fault | None, headers: dict[str, str]) -> _Answer | None:
         }
         # The whole second after the block ends: a client that waits for it is let in.
         return _Answer(429, headers, b'{"message":"too many requests."}')
+    return _stated(fault, headers)
+
+
+def _stated(fault: Fault, headers: dict[str, str]) -> _Answer:
+    """Return the status and body that a fault states."""
     body = fault.body
     if body is None:
         body = json.dumps({"message": "internal server error" if fault.status >= 500 else "fault"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import date
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -30,6 +31,7 @@ def control_routes(sandbox: Sandbox) -> list[Route]:
         Route("/_sandbox/requests", control.requests, methods=["GET", "DELETE"]),
         Route("/_sandbox/faults", control.faults, methods=["GET", "POST", "DELETE"]),
         Route("/_sandbox/clock", control.clock, methods=["GET", "POST"]),
+        Route("/_sandbox/trading", control.trading, methods=["GET", "POST"]),
         Route("/_sandbox/splits", control.splits, methods=["POST"]),
         Route("/_sandbox/actions", control.actions, methods=["GET", "POST", "PATCH", "DELETE"]),
     ]
@@ -90,6 +92,31 @@ class _Control:
                 return json_response({"message": str(error)}, 400)
         now = from_micros(self.sandbox.view.now).isoformat()
         return json_response({"clock": repr(self.sandbox.clock), "now": now})
+
+    async def trading(self, request: Request) -> Response:
+        """``GET /_sandbox/trading?key=KEY``: what happened to an account, and whether it adds up.
+
+        POST with ``most_shares`` or ``ids_checked_last`` sets what `Desk` says of them.
+        """
+        desk = self.sandbox.trading.desk(request.query_params.get("key", ""))
+        if request.method == "POST":
+            try:
+                body = await request.json()
+                most = body.get("most_shares", desk.most_shares)
+                desk.most_shares = None if most is None else Decimal(str(most))
+                desk.ids_checked_last = bool(body.get("ids_checked_last", desk.ids_checked_last))
+            except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+                return json_response({"message": f"{type(error).__name__}: {error}"}, 400)
+        desk.catch_up()
+        return json_response(
+            {
+                "counts": dict(desk.counts),
+                "contradictions": desk.contradictions(),
+                "positions": {s: str(p.qty) for s, p in desk.positions.items()},
+                "most_shares": None if desk.most_shares is None else str(desk.most_shares),
+                "ids_checked_last": desk.ids_checked_last,
+            }
+        )
 
     async def splits(self, request: Request) -> Response:
         """``POST /_sandbox/splits``: let a split happen in a generated market."""

@@ -10,6 +10,8 @@ A fault names the requests it concerns and what happens to them. Kinds:
 ``slow``       answer after `seconds`
 ``hold``       answer once the test calls `Fault.release`
 ``late``       make the answer at once, and send it once the test calls `Fault.release`
+``failed``     do what is asked, then answer as ``status`` does
+``lost``       do what is asked, then reset the connection instead of answering
 ``drip``       send the body byte by byte, `seconds` apart
 ``cut``        announce the whole body, send half of it, close the connection
 ``reset``      reset the connection instead of answering
@@ -44,6 +46,8 @@ Kind = Literal[
     "slow",
     "hold",
     "late",
+    "failed",
+    "lost",
     "drip",
     "cut",
     "reset",
@@ -85,7 +89,7 @@ class Fault:
     kind : str
         One of the kinds in the module's table.
     match : str
-        Substring of ``path?query`` (decoded); empty matches every request.
+        Substring of ``METHOD path?query`` (decoded); empty matches every request.
     nth : int
         The first matching request to hit, counted from 1: page 2 of a walk is ``nth=2``.
     times : int or None
@@ -172,7 +176,7 @@ class Weather:
     longest_refusal : float
         Seconds that a burst of 429 lasts at most.
     match : str
-        Substring of ``path?query``; other requests are spared.
+        Substring of ``METHOD path?query``; other requests are spared.
     """
 
     ERRORS: ClassVar[Sequence[tuple[Kind, int]]] = (

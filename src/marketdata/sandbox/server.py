@@ -75,6 +75,8 @@ class Sandbox:
         What has been asked so far, `count` by path prefix.
     faults : FaultPlan
         What goes wrong, and when.
+    trading : AlpacaTrading
+        The paper accounts, one for each API key: ``trading.desk(key)``.
 
     Raises
     ------
@@ -111,13 +113,14 @@ class Sandbox:
             None if api_keys is None else frozenset(api_keys), rate_limit, rate_window, seconds
         )
         self.alpaca = AlpacaData(self.view, entitled_sip=entitled_sip)
+        self.trading = AlpacaTrading(self.view)
         self.yahoo = YahooChart(self.view, live_row=live_row)
         self._connections = _Connections()
         self._app = SandboxApp(
             [
                 *control_routes(self),
                 *self.alpaca.routes(),
-                *AlpacaTrading(self.view).routes(),
+                *self.trading.routes(),
                 *self.yahoo.routes(),
             ],
             self.requests,

@@ -1,11 +1,7 @@
-"""The rest of Alpaca that market data needs: assets, calendar, clock, corporate actions.
-
-Source: Alpaca market-data OpenAPI (corporate actions) and Trading API reference (the others).
-"""
+"""What trading and market data both ask for: assets, calendar and clock."""
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from starlette.requests import Request
@@ -14,13 +10,13 @@ from starlette.routing import Route
 
 from marketdata.clock import from_micros
 from marketdata.sandbox.answers import ApiError, json_response, parse_date
-from marketdata.sandbox.corporate import AlpacaActions
-from marketdata.sandbox.source import NAMESPACE, Asset
+from marketdata.sandbox.source import Asset
+from marketdata.sandbox.trading.book import new_id
 from marketdata.sandbox.view import MarketView
 
 
-class AlpacaTrading:
-    """Handlers of assets, calendar and clock; corporate actions have one of their own."""
+class AlpacaReference:
+    """Handlers of assets, calendar and clock."""
 
     def __init__(self, view: MarketView) -> None:
         self.view = view
@@ -31,7 +27,6 @@ class AlpacaTrading:
             Route("/v2/assets/{symbol}", self.asset),
             Route("/v2/calendar", self.calendar),
             Route("/v2/clock", self.clock),
-            Route("/v1/corporate-actions", AlpacaActions(self.view).answer),
         ]
 
     # ----------------------------------------------------------------------------- assets
@@ -113,7 +108,7 @@ class AlpacaTrading:
 
 def _asset_json(asset: Asset, *, active: bool) -> dict[str, Any]:
     return {
-        "id": str(uuid.uuid5(NAMESPACE, asset.symbol)),
+        "id": new_id(asset.symbol),
         "class": "us_equity",
         "exchange": asset.exchange,
         "symbol": asset.symbol,
