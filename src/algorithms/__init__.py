@@ -31,18 +31,29 @@ from algorithms.errors import (
     OrderError,
     ParameterError,
     RealMoneyError,
+    StrategyFileError,
     VenueError,
 )
 from algorithms.lines import Line, crossed_above, crossed_below
 from algorithms.loading import load
 from algorithms.market import MarketData
+from algorithms.metrics import METRICS, metrics_of
 from algorithms.orders import Fill, Order, OrderState, OrderType, TimeInForce
 from algorithms.params import Param
+from algorithms.result import BacktestResult
+from algorithms.run_record import AppliedAction, BacktestRun
 from algorithms.series import BarArrays
+from algorithms.sweep import sweep
+from algorithms.walk_forward import walk_forward
+from algorithms.trades import Trade
 
 __all__ = [
+    "METRICS",
     "Algorithm",
     "AlgorithmError",
+    "AppliedAction",
+    "BacktestResult",
+    "BacktestRun",
     "BarArrays",
     "BasisPoints",
     "Context",
@@ -64,12 +75,17 @@ __all__ = [
     "Percent",
     "RealMoneyError",
     "Slippage",
+    "StrategyFileError",
     "SymbolView",
     "TimeInForce",
+    "Trade",
     "VenueError",
     "VolumeShare",
     "backtest",
     "crossed_above",
     "crossed_below",
     "load",
+    "sweep",
+    "walk_forward",
+    "metrics_of",
 ]

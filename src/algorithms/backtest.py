@@ -15,12 +15,13 @@ from algorithms.costs import Fees, Slippage
 from algorithms.curves import record_of
 from algorithms.engine import Engine, Limits
 from algorithms.errors import AlgorithmError
-from algorithms.frames import Frames, market_of
+from algorithms.frames import Frames, market_of, symbols_in
 from algorithms.lines import NEVER, Int64s
 from algorithms.loading import Moment, load
 from algorithms.market import MarketData
 from algorithms.progress import Progress
 from algorithms.run_record import BacktestRun
+from algorithms.series import Series
 
 if TYPE_CHECKING:
     from algorithms.result import BacktestResult
@@ -86,12 +87,11 @@ def backtest(
     from algorithms.result import BacktestResult
 
     chosen = algorithm() if isinstance(algorithm, type) else algorithm
-    if not chosen.symbols and isinstance(data, dict | MarketData):
-        chosen = watching(chosen, data)
+    chosen = watching(chosen, data)
     with Progress(progress) as shown:
         market, since = market_for(chosen, data, start, end, client, as_of, shown)
         costs = costs_of(fees, slippage, leverage)
-        until = NEVER - 1 if data is None or end is None else instant_of(end) - 1
+        until = last_moment(chosen, market, end)
         record = run(
             chosen, market, since, until, cash=cash, costs=costs, limits=limits, shown=shown
         )
@@ -137,7 +137,10 @@ def run(
         "adjustment": algorithm.adjustment,
         "session": algorithm.session,
     }
-    return record_of(engine, times, cash, seconds, settings)
+    record = record_of(engine, times, cash, seconds, settings)
+    if not len(times):
+        record.warnings.append("there is no bar at which every indicator has a value")
+    return record
 
 
 def _parts(times: Int64s, shown: Progress | None) -> list[Int64s]:
@@ -166,21 +169,45 @@ def market_for(
                 "a back-test without a start", cure='say when: start="2024-01-01", or give data'
             )
         report = shown.counter("reading")
-        return load(
+        market, first = load(
             algorithm, start, end, client=client, as_of=as_of, progress=report, variants=variants
         )
-    if isinstance(data, MarketData):
-        market = data
     else:
-        market = market_of(data, algorithm.symbols, algorithm.timeframe, algorithm.session)
-    return market, -NEVER if start is None else instant_of(start)
+        if isinstance(data, MarketData):
+            market = data
+        else:
+            market = market_of(data, algorithm.symbols, algorithm.timeframe, algorithm.session)
+        if start is None:
+            return market, -NEVER
+        since = instant_of(start)
+        first = min((s.opens_from(since) for s in _main(algorithm, market)), default=NEVER)
+    # What closes as the first bar of the window opens belongs before it.
+    return market, min(first, NEVER - 2) + 1
 
 
-def watching(algorithm: Algorithm, data: Any) -> Algorithm:
-    """Return the algorithm with the symbols that the data has."""
-    names = data if isinstance(data, dict) else dict.fromkeys(s for s, _ in data.series)
+def last_moment(algorithm: Algorithm, market: MarketData, end: Moment | None) -> int:
+    """Return when the last of the bars that open before `end` closes."""
+    if end is None:
+        return NEVER - 1
+    until = instant_of(end)
+    return max((s.closed_before(until) for s in _main(algorithm, market)), default=-NEVER)
+
+
+def _main(algorithm: Algorithm, market: MarketData) -> list[Series]:
+    """Return the series that `on_bar` is called for."""
+    frame = str(md.Timeframe.parse(algorithm.timeframe))
+    return [market.of(symbol, frame) for symbol in algorithm.symbols]
+
+
+def watching(algorithm: Algorithm, data: Frames | MarketData | None) -> Algorithm:
+    """Return the algorithm; where it names no symbols, with those that the data has."""
+    if algorithm.symbols or data is None:
+        return algorithm
     algorithm = copy.copy(algorithm)
-    algorithm.symbols = tuple(names)
+    if isinstance(data, MarketData):
+        algorithm.symbols = tuple(dict.fromkeys(symbol for symbol, _ in data.series))
+    else:
+        algorithm.symbols = symbols_in(data)
     return algorithm
 
 

@@ -5,6 +5,7 @@
     MarketDataError
     └── AlgorithmError                  base of these
         ├── ParameterError              a value a strategy's parameter does not take
+        ├── StrategyFileError           no strategy could be read from where it was said to be
         ├── OrderError                  an order that cannot be meant: no quantity, a price of 0
         ├── LookAheadError              something later than now was reached for
         ├── VenueError                  a venue refused, or could not be reached (then transient)
@@ -21,8 +22,12 @@ class AlgorithmError(md.MarketDataError):
     """Base class of the engine's errors."""
 
 
-class ParameterError(AlgorithmError):
+class ParameterError(AlgorithmError, md.RequestError):
     """A strategy's parameter was given a value it does not take, or one it does not have."""
+
+
+class StrategyFileError(AlgorithmError, md.RequestError):
+    """No strategy could be read from where it was said to be: no file, no class, bad syntax."""
 
 
 class OrderError(AlgorithmError):

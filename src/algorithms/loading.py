@@ -25,6 +25,7 @@ from algorithms.lines import NEVER, Floats, Int64s
 from algorithms.market import MarketData, Origin, SeriesName
 from algorithms.series import COLUMNS, AdjustmentStep, Series, ShareAction, fingerprint_of
 from algorithms.studies import ALL, studies_of
+from marketdata.types import canonical_symbol
 
 Moment = Any
 """As `md.get_bars` takes it: a date string, a date, an aware datetime."""
@@ -107,6 +108,10 @@ class _Loading:
             for study in studies_of(variant):
                 before = _LONG if study.needs >= ALL else study.needs
                 needs[study.timeframe] = max(needs[study.timeframe], before + variant.warm_up)
+        for frame in needs:
+            if frame != str(md.Timeframe.parse(algorithm.timeframe)):
+                # The newest one closed as the window begins, and the one that is not yet.
+                needs[frame] += 2
         bars: dict[SeriesName, tuple[Int64s, Floats]] = {}
         for frame, before in needs.items():
             self._read_frame(frame, before, bars)
@@ -127,8 +132,8 @@ class _Loading:
                 part,
                 close_times(part, frame, hours, session),
                 columns,
-                steps.get(symbol, ()),
-                actions.get(symbol, ()),
+                steps.get(canonical_symbol(symbol), ()),
+                actions.get(canonical_symbol(symbol), ()),
             )
             for (symbol, frame), (part, columns) in bars.items()
         }
@@ -149,13 +154,15 @@ class _Loading:
             early = self._get(batch, frame, end=self._start, limit=before) if before else {}
             within = self._get(batch, frame, start=self._start, end=self._end)
             for symbol in batch:
-                parts = [p for p in (early.get(symbol), within.get(symbol)) if p is not None]
+                # Answers have symbols in capitals, the strategy has them as its author wrote them.
+                name = canonical_symbol(symbol)
+                parts = [p for p in (early.get(name), within.get(name)) if p is not None]
                 bars[symbol, frame] = _joined(parts)
-                if symbol in within and frame == str(md.Timeframe.parse(self._algorithm.timeframe)):
-                    self._first = min(self._first, int(within[symbol][0][0]))
-                if symbol not in within:
+                if name in within and frame == str(md.Timeframe.parse(self._algorithm.timeframe)):
+                    self._first = min(self._first, int(within[name][0][0]))
+                if name not in within:
                     self._notes.append(f"{symbol} has no {frame} bar in the window")
-                elif before and symbol not in early:
+                elif before and name not in early:
                     self._notes.append(f"{symbol} has no {frame} bar before the window to warm up")
             self._progress(min(first + size, len(self._symbols)), len(self._symbols))
 
