@@ -1,7 +1,7 @@
 """The sealed chunk beside Arrow IPC and ArcticDB: bytes a bar, and speed against size.
 
 Run: ``python -m benchmarks.bench_chunks``. The bars are two years of generated minutes, some of
-fractional volume, all with six-digit vwaps; a month is a chunk, as in the store.
+fractional volume, all with six-digit vwaps; a month is a chunk, as a backfill writes them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 from benchmarks.arctic_anchor import ArcticAbsentError, measure
 from benchmarks.timing import Row, take_turns
 from marketdata.calendars import EXCHANGE, calendar_for
-from marketdata.chunks import decode_chunks, encode_chunk
+from marketdata.chunks import Chunk, decode_chunks, encode_chunk
 from marketdata.sandbox.generated import GeneratedMarket
 from marketdata.spans import Span
 from marketdata.types import COLUMNS, Bars, Int64s, Stage, revision_of
@@ -141,7 +141,7 @@ def _speed(size: int) -> Iterator[Row | Room]:
         {
             "encode": lambda: encoded(parts),
             "arrow encode": lambda: [_arrow(part) for part in parts],
-            "decode": lambda: decode_chunks(blocks),
+            "decode": lambda: decode_chunks([Chunk(block) for block in blocks]),
             "arrow decode": lambda: [_from_arrow(block) for block in arrows],
         },
         rounds=9,

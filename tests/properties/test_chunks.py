@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from marketdata.chunks import decode_bars, decode_chunk, decode_chunks, encode_chunk, read_summary
+from marketdata.chunks import Chunk, decode_bars, decode_chunk, decode_chunks, encode_chunk
 from marketdata.errors import StoreError
+from marketdata.sandbox.generated import GeneratedMarket
+from marketdata.spans import Span
 from marketdata.types import Bars, Floats, Int64s
 from tests.chunk_examples import assert_same_bars, minute_bars, revisions
 
@@ -75,7 +78,45 @@ def test_any_bars_come_back_bit_for_bit(chunk: tuple[Bars, Int64s]):
     assert_same_bars(decoded, bars)
     np.testing.assert_array_equal(back, revised)
     assert_same_bars(decode_bars(data), bars)
-    assert read_summary(data) == (len(bars), bars.timestamp[0], bars.timestamp[-1])
+    opened = Chunk(data)
+    ends = (int(bars.timestamp[0]), int(bars.timestamp[-1]))
+    assert (opened.count, opened.first, opened.last) == (len(bars), *ends)
+
+
+@settings(max_examples=300, deadline=None)
+@given(chunks(), st.integers(0, 60), st.integers(0, 60))
+def test_any_span_of_any_bars_comes_back_bit_for_bit(
+    chunk: tuple[Bars, Int64s], low: int, length: int
+):
+    """Columns that follow their own past, and patches, are cut like all others."""
+    bars, revised = chunk
+    low = min(low, len(bars) - 1)
+    high = min(low + length, len(bars) - 1)
+    opened = Chunk(encode_chunk(bars, revised))
+    span = Span(int(bars.timestamp[low]), int(bars.timestamp[high]))
+    for _ in range(2):
+        found = decode_chunks((opened,), span)
+        assert_same_bars(found, Bars(bars.timestamp[low:high], bars.values[:, low:high]))
+    assert_same_bars(decode_chunks((opened,)), bars)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 17_000), st.integers(0, 3000), st.sampled_from(["AAPL", "S00007"]))
+def test_any_span_of_a_month_of_minutes_comes_back_bit_for_bit(low: int, length: int, symbol: str):
+    bars, opened = month_of_minutes(symbol)
+    low = min(low, len(bars) - 1)
+    high = min(low + length, len(bars) - 1)
+    span = Span(int(bars.timestamp[low]), int(bars.timestamp[high]))
+    assert_same_bars(decode_chunks((opened,), span), bars.within(span))
+
+
+@cache
+def month_of_minutes(symbol: str) -> tuple[Bars, Chunk]:
+    """Generated minutes, with prices that have patches among them."""
+    month = Span(1_704_067_200_000_000, 1_706_745_600_000_000)
+    bars = Bars.concat(list(GeneratedMarket().minutes(symbol, month, "sip")))
+    bars.values[:, ::97] /= 3
+    return bars, Chunk(encode_chunk(bars, revisions(len(bars))))
 
 
 @settings(max_examples=100, deadline=None)
@@ -88,7 +129,7 @@ def test_any_bits_come_back_payloads_of_nan_included(bits: Int64s):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(chunks(), max_size=5))
 def test_many_chunks_come_back_in_the_order_given(parts: list[tuple[Bars, Int64s]]):
-    decoded = decode_chunks([encode_chunk(*part) for part in parts])
+    decoded = decode_chunks([Chunk(encode_chunk(*part)) for part in parts])
     assert_same_bars(
         decoded,
         Bars(

@@ -11,10 +11,18 @@ from datetime import date, timedelta
 
 import numpy as np
 import psycopg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
+from marketdata import tiling
 from marketdata.bar_history import as_of
 from marketdata.calendars import EXCHANGE, calendar_for
 from marketdata.protocols import Commit, ReadRequest
@@ -28,7 +36,7 @@ from tests.store_examples import assert_same_bars, migrated_store
 CALENDAR = calendar_for(EXCHANGE, 1_704_205_800_000_000)
 FIRST_DAY = date(2024, 2, 22)
 DAYS = 19
-"""The whole of no month, the end of February, and the night the clocks change."""
+"""The whole of no real month, the end of February, and the night the clocks change."""
 MIDNIGHTS = [CALENDAR.midnight_of(FIRST_DAY + timedelta(n)) for n in range(DAYS + 1)]
 HOURS = range((MIDNIGHTS[-1] - MIDNIGHTS[0]) // HOUR)
 OBSERVED = MIDNIGHTS[-1] + 10 * DAY
@@ -96,6 +104,15 @@ class Machine(RuleBasedStateMachine):
         return Stage.REVISED if hour in self.settled else Stage.CLOSED
 
     # ------------------------------------------------------------------------------- rules
+
+    @initialize(known=st.booleans(), sealed=st.booleans())
+    def begin(self, known: bool, sealed: bool) -> None:
+        """Begin with nothing, or with all days known and final."""
+        if known:
+            self.commit(
+                start=0, length=HOURS.stop, stride=5, version=1, stage=Stage.FINAL, minute=0,
+                covers=True, withdraws=[], sealed=sealed,
+            )  # fmt: skip
 
     @rule(
         start=st.integers(0, DAYS - 1).map(lambda day: 24 * day) | st.integers(0, HOURS.stop - 1),
@@ -191,6 +208,16 @@ class Machine(RuleBasedStateMachine):
     def seal(self, day: int) -> None:
         list(self.sealer.seal(self.key, MIDNIGHTS[day]))
         self.lift(self.sealed())
+        assert tiling.merges(self.store.states([self.key])[self.key].sealed, self.chunks()) == []
+
+    def chunks(self) -> list[Span]:
+        found = self.plain.execute(
+            "SELECT (extract(epoch FROM span_start) * 1e6)::bigint,"
+            " (extract(epoch FROM span_end) * 1e6)::bigint"
+            " FROM marketdata.bar_chunks WHERE symbol = %s ORDER BY 1",
+            (self.key.symbol,),
+        )
+        return [Span(*row) for row in found]
 
     @rule(start=st.integers(0, HOURS.stop - 1), length=st.integers(1, 100))
     def unseal(self, start: int, length: int) -> None:
@@ -265,6 +292,8 @@ class Machine(RuleBasedStateMachine):
     def reads_and_counts_agree(self) -> None:
         self.check(0, HOURS.stop)
         state = self.store.states([self.key])[self.key]
+        chunks = self.chunks()
+        assert all(one.end <= other.start for one, other in itertools.pairwise(chunks))
         assert hours_in(state.coverage) == self.covered
         assert hours_in(state.final) == self.final
         assert hours_in(state.unsettled) == self.covered - self.settled
@@ -288,6 +317,22 @@ def hours_in(spans: list[Span]) -> set[int]:
     return {hour for hour in HOURS if any(s.start <= label(hour) < s.end for s in spans)}
 
 
+@pytest.fixture(params=["real", "dense"])
+def calendar(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calendar's months; or months of two days, three of which are a quarter, so that a life of
+    nineteen days has whole quarters, and parts of others."""
+    if request.param == "dense":
+        real = tiling._days()
+        first = int(np.searchsorted(real.midnight, MIDNIGHTS[0])) + 3
+        months = np.arange(first % 2, len(real.midnight), 2)
+        quarters = np.arange(first % 6, len(real.midnight), 6)
+        dense = tiling._Days(real.midnight, months, quarters)
+        monkeypatch.setattr(tiling, "_days", lambda: dense)
+        whole = list(tiling.quarter_spans(Span(MIDNIGHTS[4], MIDNIGHTS[14])))
+        assert whole == [Span(MIDNIGHTS[3], MIDNIGHTS[9]), Span(MIDNIGHTS[9], MIDNIGHTS[15])]
+
+
+@pytest.mark.usefixtures("calendar")
 def test_what_is_read_is_what_a_dictionary_holds(database_url: str) -> None:
     with (
         migrated_store(database_url) as store,

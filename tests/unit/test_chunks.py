@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from marketdata.chunks import decode_bars, decode_chunk, decode_chunks, encode_chunk, read_summary
+from marketdata.chunks import Chunk, decode_bars, decode_chunk, decode_chunks, encode_chunk
 from marketdata.errors import StoreError
 from marketdata.sandbox.generated import GeneratedMarket
 from marketdata.spans import Span
@@ -34,7 +34,8 @@ def test_the_header_is_what_its_picture_says():
     assert (magic, layout, columns, count) == (b"mdck", 1, 7, 30)
     assert (first, last) == (bars.timestamp[0], bars.timestamp[-1])
     assert checksum == crc32(data[12:])
-    assert read_summary(data) == (30, first, last)
+    chunk = Chunk(data)
+    assert (chunk.count, chunk.first, chunk.last) == (30, first, last)
     assert struct.unpack_from("<I", data, 36) == (2,)
 
 
@@ -157,7 +158,8 @@ def test_another_layout_names_the_cure():
 def test_a_span_cuts_the_chunks_and_other_bars_may_follow():
     bars = minute_bars(90)
     blocks = [
-        encoded(Bars(bars.timestamp[a:b], bars.values[:, a:b])) for a, b in ((0, 30), (30, 60))
+        Chunk(encoded(Bars(bars.timestamp[a:b], bars.values[:, a:b])))
+        for a, b in ((0, 30), (30, 60))
     ]
     then = Bars(bars.timestamp[60:], bars.values[:, 60:])
     for low, high in ((0, 60), (10, 50), (10, 20), (35, 60), (0, 0)):
@@ -172,10 +174,10 @@ def test_one_damaged_chunk_among_many_fails_them_all():
     whole = encoded(minute_bars(30))
     damaged = whole[:-1] + bytes([whole[-1] ^ 1])
     with pytest.raises(StoreError, match=r"checksum.*backfill"):
-        decode_chunks([whole, damaged, whole])
+        decode_chunks([Chunk(data) for data in (whole, damaged, whole)])
 
 
-@pytest.mark.parametrize("spoil", ["short", "long", "count", "planes"])
+@pytest.mark.parametrize("spoil", ["short", "long", "count", "none", "planes"])
 def test_an_intact_checksum_over_nonsense_is_an_error(spoil: str):
     body = bytearray(encoded(minute_bars(30))[12:])
     match spoil:
@@ -185,6 +187,8 @@ def test_an_intact_checksum_over_nonsense_is_an_error(spoil: str):
             body += bytes(20)
         case "count":
             body[0] += 1
+        case "none":
+            body[0] = 0
         case "planes":
             body[29] = 9
     with pytest.raises(StoreError, match="cannot be read"):

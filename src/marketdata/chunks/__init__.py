@@ -31,20 +31,13 @@ every chunk repeats a schema. Never pickle: these bytes come from a server that 
 to. The same bars give the same bytes under the same LZ4. Pure.
 """
 
-from marketdata.chunks.decoding import (
-    Summary,
-    decode_bars,
-    decode_chunk,
-    decode_chunks,
-    read_summary,
-)
+from marketdata.chunks.decoding import Chunk, decode_bars, decode_chunk, decode_chunks
 from marketdata.chunks.encoding import encode_chunk
 
 __all__ = [
-    "Summary",
+    "Chunk",
     "decode_bars",
     "decode_chunk",
     "decode_chunks",
     "encode_chunk",
-    "read_summary",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -37,26 +36,6 @@ _CURE = (
 )
 
 
-class Summary(NamedTuple):
-    """What a chunk says of itself, without decoding it."""
-
-    bars: int
-    first: int
-    """Label of the first bar, microseconds UTC."""
-    last: int
-
-
-def read_summary(data: bytes) -> Summary:
-    """Return what the header says; its checksum is left to decoding.
-
-    Raises
-    ------
-    StoreError
-        Not a chunk of this layout; a retry does not help.
-    """
-    return Summary(*_header(data)[:3])
-
-
 def decode_bars(data: bytes) -> Bars:
     """Return the bars of one chunk, in memory of their own.
 
@@ -65,52 +44,38 @@ def decode_bars(data: bytes) -> Bars:
     StoreError
         Damaged, or not a chunk of this layout; a retry does not help.
     """
-    return decode_chunks((data,))
+    return decode_chunks((Chunk(data),))
 
 
 def decode_chunks(
-    blocks: Sequence[bytes], span: Span | None = None, then: Bars | None = None
+    chunks: Sequence[Chunk], span: Span | None = None, then: Bars | None = None
 ) -> Bars:
     """Return the bars of all chunks, one after the other as given, in memory of their own.
 
     Parameters
     ----------
     span : Span, optional
-        Return only the bars labelled inside it. The answer is made in its own size at once: cutting
-        it down afterwards would take as long as decoding.
+        Return only the bars labelled inside it; no others are decoded.
     then : Bars, optional
         Bars to follow those of the chunks.
 
     Raises
     ------
     StoreError
-        One of them is damaged, or not a chunk of this layout; a retry does not help.
+        One of them was written wrongly; a retry does not help.
     """
-    parts = [_part(_Chunk(block), span) for block in blocks]
-    total = sum(part.count if isinstance(part, _Chunk) else len(part) for part in parts)
+    parts = [(chunk, chunk.places(span)) for chunk in chunks]
+    total = sum(high - low for _, (low, high) in parts)
     rest = 0 if then is None else len(then)
     bars = Bars(np.empty(total + rest, np.int64), np.empty((WIDTH, total + rest)))
     start = 0
-    for part in parts:
-        count = part.count if isinstance(part, _Chunk) else len(part)
-        of = slice(start, start + count)
-        if isinstance(part, _Chunk):
-            part.decode_to(bars.timestamp[of], bars.values[:, of])
-        else:
-            bars.timestamp[of], bars.values[:, of] = part.timestamp, part.values
-        start += count
+    for chunk, (low, high) in parts:
+        of = slice(start, start + high - low)
+        chunk.decode_to(bars.timestamp[of], bars.values[:, of], low, high)
+        start += high - low
     if then is not None:
         bars.timestamp[start:], bars.values[:, start:] = then.timestamp, then.values
     return bars
-
-
-def _part(chunk: _Chunk, span: Span | None) -> _Chunk | Bars:
-    """Return a chunk that lies in `span`, else the bars of it that do."""
-    if span is None or (span.start <= chunk.first and chunk.last < span.end):
-        return chunk
-    bars = Bars(np.empty(chunk.count, np.int64), np.empty((WIDTH, chunk.count)))
-    chunk.decode_to(bars.timestamp, bars.values)
-    return bars.within(span)
 
 
 def decode_chunk(data: bytes) -> tuple[Bars, Int64s]:
@@ -121,9 +86,9 @@ def decode_chunk(data: bytes) -> tuple[Bars, Int64s]:
     StoreError
         Damaged, or not a chunk of this layout; a retry does not help.
     """
-    chunk = _Chunk(data)
-    bars = Bars(np.empty(chunk.count, np.int64), np.empty((WIDTH, chunk.count)))
-    chunk.decode_to(bars.timestamp, bars.values)
+    chunk = Chunk(data)
+    chunk.open()
+    bars = decode_chunks((chunk,))
     with _damage_translated():
         return bars, chunk.revisions()
 
@@ -152,59 +117,99 @@ def _damage_translated() -> Iterator[None]:
         raise StoreError(f"a sealed chunk cannot be read: {e}", cure=_CURE) from e
 
 
-class _Chunk:
-    """One chunk whose checksum holds."""
+class Chunk:
+    """One chunk whose checksum holds.
+
+    Raises
+    ------
+    StoreError
+        Damaged, or not a chunk of this layout; a retry does not help.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.count, self.first, self.last, patches, runs, checksum = _header(data)
         self._data = memoryview(data)
         if crc32(self._data[PREFIX.size :]) != checksum:
             raise StoreError("a sealed chunk is damaged: its checksum is wrong", cure=_CURE)
+        if not self.count:
+            raise StoreError("a sealed chunk cannot be read: it says it has no bars", cure=_CURE)
         self._lengths = [self.count] * layout.PLACES + [patches, patches, runs, runs]
-        self._payload: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._payload: NDArray[np.uint8] | None = None
 
-    def unpack(self) -> None:
-        """Decompress the payload; needed before anything else."""
-        table = self._data[layout.TABLE_FROM : layout.PAYLOAD_FROM]
-        self._segments = [Segment(*row) for row in DESCRIPTOR.iter_unpack(table)]
-        sizes = [s.planes * n for s, n in zip(self._segments, self._lengths, strict=True)]
-        self._ends = list(accumulate(sizes))
-        payload = layout.LZ4.decompress(self._data[layout.PAYLOAD_FROM :], self._ends[-1])
-        self._payload = np.frombuffer(payload, np.uint8)
+    def open(self) -> None:
+        """Decompress it ahead of decoding, and keep that: what a reader can do while the next chunk
+        is on its way. Without it memory for one payload after the other is used again.
 
-    def decode_to(self, time: Int64s, values: Floats) -> None:
-        """Unpack the bars into arrays of their length."""
+        Raises
+        ------
+        StoreError
+            Written wrongly; a retry does not help.
+        """
+        if self._payload is not None:
+            return
         with _damage_translated():
-            self.unpack()
-            self.write(time, values)
+            table = self._data[layout.TABLE_FROM : layout.PAYLOAD_FROM]
+            self._segments = [Segment(*row) for row in DESCRIPTOR.iter_unpack(table)]
+            sizes = [s.planes * n for s, n in zip(self._segments, self._lengths, strict=True)]
+            self._ends = list(accumulate(sizes))
+            payload = layout.LZ4.decompress(self._data[layout.PAYLOAD_FROM :], self._ends[-1])
+            self._payload = np.frombuffer(payload, np.uint8)
 
-    def write(self, time: Int64s, values: Floats) -> None:
-        """Write the bars to arrays of their length."""
-        self._write_times(time)
-        self._write_column(layout.VOLUMES, values[VOLUME])
-        self._write_column(layout.TRADE_COUNTS, values[TRADE_COUNT])
-        if self._segments[layout.CLOSES].kind == BITS:
-            for place, column in enumerate((CLOSE, OPEN, HIGH, LOW), layout.CLOSES):
-                self._write_column(place, values[column])
-            self._write_column(layout.VWAPS, values[VWAP])
-        else:
-            prices = values[layout.PRICES]
-            self._write_price_numbers(prices)
-            self._write_vwaps(values[VWAP], prices)
-            _divide(prices, self._segments[layout.CLOSES])
-        self._write_patches(values)
+    def places(self, span: Span | None) -> tuple[int, int]:
+        """Return the places of the first bar inside `span` and of the first one behind it."""
+        if span is None or (span.start <= self.first and self.last < span.end):
+            return 0, self.count
+        self.open()
+        time = np.empty(self.count, np.int64)
+        with _damage_translated():
+            self._write_times(time)
+        low, high = np.searchsorted(time, span).tolist()
+        return low, high
+
+    def decode_to(self, time: Int64s, values: Floats, low: int, high: int) -> None:
+        """Unpack the bars from place `low` to before `high` into arrays of that length."""
+        if low >= high:
+            return
+        kept = self._payload
+        self.open()
+        with _damage_translated():
+            if high - low == self.count:
+                self._write_times(time)
+            else:
+                every = np.empty(self.count, np.int64)
+                self._write_times(every)
+                time[:] = every[low:high]
+            self._write_values(values, low, high)
+        self._payload = kept
 
     def revisions(self) -> Int64s:
+        """Return the revision of every bar."""
         lengths = self._row(layout.RUNS).astype(np.int64)
         revisions = np.cumsum(self._row(layout.REVISIONS), dtype=np.int64)
         return np.repeat(revisions, lengths)
 
-    def _row(self, segment: int) -> Unsigned:
+    def _write_values(self, values: Floats, low: int, high: int) -> None:
+        self._write_column(layout.VOLUMES, values[VOLUME], low, high)
+        self._write_column(layout.TRADE_COUNTS, values[TRADE_COUNT], low, high)
+        if self._segments[layout.CLOSES].kind == BITS:
+            for place, column in enumerate((CLOSE, OPEN, HIGH, LOW), layout.CLOSES):
+                self._write_column(place, values[column], low, high)
+            self._write_column(layout.VWAPS, values[VWAP], low, high)
+        else:
+            prices = values[layout.PRICES]
+            self._write_price_numbers(prices, low, high)
+            self._write_vwaps(values[VWAP], prices, low, high)
+            _divide(prices, self._segments[layout.CLOSES])
+        self._write_patches(values, low, high)
+
+    def _row(self, segment: int, low: int = 0, high: int | None = None) -> Unsigned:
         planes, count = self._segments[segment].planes, self._lengths[segment]
+        of = slice(low, high)
         if not planes:
-            return np.zeros(count, np.uint8)
+            return np.zeros(count, np.uint8)[of]
+        assert self._payload is not None
         end = self._ends[segment]
-        return unpack(self._payload[end - planes * count : end], count, planes)
+        return unpack(self._payload[end - planes * count : end].reshape(planes, count)[:, of])
 
     def _write_times(self, time: Int64s) -> None:
         # The cast first, the sum in place: a sum that casts as it goes takes twice as long.
@@ -215,58 +220,62 @@ class _Chunk:
         if time[-1] != self.last:
             raise ValueError("its last timestamp is not the one its header names")
 
-    def _write_price_numbers(self, prices: Floats) -> None:
-        open_, high, low, close = prices
+    def _write_price_numbers(self, prices: Floats, low: int, high: int) -> None:
+        open_, highest, lowest, close = prices
         of = self._segments[layout.CLOSES]
-        steps = np.add(self._row(layout.CLOSES), np.int64(of.bias), dtype=np.int64)
+        steps = np.add(self._row(layout.CLOSES, 0, high), np.int64(of.bias), dtype=np.int64)
         steps[0] += of.base
         np.cumsum(steps, out=steps)
-        close[:] = steps
-        open_[:1], open_[1:] = close[:1], close[:-1]
-        self._add(layout.OPENS, open_)
-        np.maximum(open_, close, out=high)
-        self._add(layout.HIGHS, high)
-        np.minimum(open_, close, out=low)
-        low -= self._row(layout.LOWS)
+        close[:] = steps[low:]
+        open_[0], open_[1:] = steps[max(0, low - 1)], close[:-1]
+        self._add(layout.OPENS, open_, low, high)
+        np.maximum(open_, close, out=highest)
+        self._add(layout.HIGHS, highest, low, high)
+        np.minimum(open_, close, out=lowest)
+        lowest -= self._row(layout.LOWS, low, high)
         if bias := self._segments[layout.LOWS].bias:
-            low -= bias
+            lowest -= bias
 
-    def _write_vwaps(self, vwap: Floats, prices: Floats) -> None:
+    def _write_vwaps(self, vwap: Floats, prices: Floats, low: int, high: int) -> None:
         of = self._segments[layout.VWAPS]
         if of.kind in (CONSTANT, BITS):
-            self._write_column(layout.VWAPS, vwap)
+            self._write_column(layout.VWAPS, vwap, low, high)
             return
         digits = of.exponent - self._segments[layout.CLOSES].exponent
         guess_vwap(prices[HIGH], prices[LOW], digits, vwap)
-        self._add(layout.VWAPS, vwap)
+        self._add(layout.VWAPS, vwap, low, high)
         _divide(vwap, of)
 
-    def _write_column(self, segment: int, out: Floats) -> None:
+    def _write_column(self, segment: int, out: Floats, low: int, high: int) -> None:
         """Write a column that follows no other."""
         of = self._segments[segment]
         if of.kind == CONSTANT:
             out.view(np.int64).fill(of.base)
         elif of.kind == BITS:
-            out[:] = unpack_bits(self._row(segment))
+            out[:] = unpack_bits(self._row(segment, 0, high))[low:]
         else:
-            np.add(self._row(segment), float(of.bias), out=out)
+            np.add(self._row(segment, low, high), float(of.bias), out=out)
             _divide(out, of)
 
-    def _add(self, segment: int, out: Floats) -> None:
+    def _add(self, segment: int, out: Floats, low: int, high: int) -> None:
         of = self._segments[segment]
         if of.planes:
-            np.add(out, self._row(segment), out=out)
+            np.add(out, self._row(segment, low, high), out=out)
         if of.bias:
             out += of.bias
 
-    def _write_patches(self, values: Floats) -> None:
+    def _write_patches(self, values: Floats, low: int, high: int) -> None:
         steps = self._row(layout.PLACES)
         if not len(steps):
             return
         places = np.cumsum(steps.astype(np.int64))
         columns = places // self.count  # numpy divides by one number quickly, but not in divmod
         rows = places - columns * self.count
-        values[columns, rows] = unpack_bits(self._row(layout.PATCHES))
+        patches = unpack_bits(self._row(layout.PATCHES))
+        if high - low < self.count:
+            inside = (rows >= low) & (rows < high)
+            columns, rows, patches = columns[inside], rows[inside] - low, patches[inside]
+        values[columns, rows] = patches
 
 
 def _divide(numbers: Floats, of: Segment) -> None:

@@ -63,27 +63,29 @@ def pack_bits(values: Floats) -> Packed:
     return pack(changed, kind=BITS)
 
 
-def unpack(octets: NDArray[np.uint8], count: int, planes: int) -> Unsigned:
-    """Return `count` numbers in the narrowest unsigned type; a view of `octets` where it can be."""
-    if planes == 1:
-        return octets
-    if planes <= _ADDED:
-        return _added(octets, count, planes)
-    width = _WIDTHS[planes]
-    matrix = (np.empty if width == planes else np.zeros)((count, width), np.uint8)
-    for plane in range(planes):
-        matrix[:, plane] = octets[plane * count : (plane + 1) * count]
+def unpack(planes: NDArray[np.uint8]) -> Unsigned:
+    """Return the numbers whose bytes are the columns of `planes`, in the narrowest unsigned type; a
+    view where it can be."""
+    most, count = planes.shape
+    if most == 1:
+        return planes.reshape(-1)
+    if most <= _ADDED:
+        return _added(planes)
+    width = _WIDTHS[most]
+    matrix = (np.empty if width == most else np.zeros)((count, width), np.uint8)
+    for place, plane in enumerate(planes):
+        matrix[:, place] = plane
     return matrix.reshape(-1).view(_TYPES[width])
 
 
-def _added(octets: NDArray[np.uint8], count: int, planes: int) -> Unsigned:
+def _added(planes: NDArray[np.uint8]) -> Unsigned:
     """Add plane to plane, from the highest down: for few of them quicker than laying bytes side by
     side, which no vector instruction does."""
-    wide = np.uint16 if planes == 2 else np.uint32
-    numbers: Unsigned = np.multiply(octets[(planes - 1) * count :], _BYTE, dtype=wide)
-    for plane in range(planes - 2, -1, -1):
-        numbers += octets[plane * count : (plane + 1) * count]
-        if plane:
+    wide = np.uint16 if len(planes) == 2 else np.uint32
+    numbers: Unsigned = np.multiply(planes[-1], _BYTE, dtype=wide)
+    for place in range(len(planes) - 2, -1, -1):
+        numbers += planes[place]
+        if place:
             numbers *= _BYTE
     return numbers
 

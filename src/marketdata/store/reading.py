@@ -21,8 +21,9 @@ What then costs is the packing, on one core of the server. A long read is theref
 second connection that joins the first one's snapshot, where the machine has the cores, the pool a
 free connection, and the server exports snapshots. Without any of these one connection reads alone.
 
-Sealed bars leave the server as the bytes of their chunks, which are decoded when the snapshot is
-closed already: see `sealed_reading`.
+Sealed bars leave the server as the bytes of their chunks. Each is decompressed while the server sends
+the next, unless there are very many, and decoded when the snapshot is closed already: see
+`sealed_reading`.
 """
 
 from __future__ import annotations
@@ -48,9 +49,11 @@ from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.failures import judge
 from marketdata.store.observed import Observed
 from marketdata.store.sealed_reading import (
+    Received,
     SealedShare,
     SealedSpans,
     copy_sealed,
+    opened,
     read_corrections,
     shares,
     with_sealed,
@@ -66,6 +69,12 @@ SELECT k.n, s.coverage, s.revision, s.unsettled, s.first_bar, s.last_bar,
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[])
          WITH ORDINALITY AS k (provider, feed, symbol, timeframe, n)
 JOIN series AS s USING (provider, feed, symbol, timeframe)
+"""
+# Of one series, which is what most reads are: planning the join above takes longer than its answer.
+_STATE: Final = """
+SELECT 1, coverage, revision, unsettled, first_bar, last_bar, last_fetched_at, final, sealed,
+       corrections
+FROM series WHERE provider = %s AND feed = %s AND symbol = %s AND timeframe = %s
 """
 
 # What packing costs are calls, so two of PostgreSQL's geometric types serve as envelopes: lseg_send
@@ -142,7 +151,7 @@ class _Found(NamedTuple):
     columns: list[list[Sequence[bytes]]]
     sealed: dict[int, list[Span]]
     """The part of the request that is sealed."""
-    chunks: dict[int, dict[Span, bytes]]
+    chunks: dict[int, dict[Span, Received]]
     corrections: dict[int, Observed]
 
 
@@ -155,8 +164,10 @@ class _Pile:
 
     def __init__(self, chunks: Iterable[_Chunk | SealedShare]) -> None:
         self._todo = deque(chunks)
+        # Several shares are received by several connections, and wait as bytes in less memory.
+        self._opens = len(self._todo) == 1
         self.columns: dict[int, Sequence[bytes]] = {}
-        self.sealed: dict[int, dict[Span, bytes]] = {}
+        self.sealed: dict[int, dict[Span, Received]] = {}
         """By number of request the chunks that reach into it."""
 
     def __len__(self) -> int:
@@ -172,7 +183,9 @@ class _Pile:
             try:
                 if isinstance(chunk, SealedShare):
                     for number, span, data in copy_sealed(raw, chunk):
-                        self.sealed.setdefault(number, {})[span] = data
+                        self.sealed.setdefault(number, {})[span] = (
+                            opened(data) if self._opens else data
+                        )
                 else:
                     for number, *columns in _copy_blocks(raw, *chunk):
                         self.columns[number] = columns
@@ -350,8 +363,12 @@ def _states(
     """Return the state of every key, and which of them have corrections of sealed bars."""
     found = dict.fromkeys(keys, SeriesState())
     corrected = set()
-    columns = [list(column) for column in zip(*keys, strict=True)]
-    for number, *fields, corrections in raw.execute(_STATES, columns, binary=True):
+    if len(keys) == 1:
+        rows = raw.execute(_STATE, keys[0], binary=True)
+    else:
+        columns = [list(column) for column in zip(*keys, strict=True)]
+        rows = raw.execute(_STATES, columns, binary=True)
+    for number, *fields, corrections in rows:
         key = keys[number - 1]
         found[key] = SeriesState(*fields)
         if corrections:

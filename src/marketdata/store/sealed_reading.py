@@ -1,4 +1,5 @@
-"""Reading sealed bars: chunks as bytes out of a snapshot, decoded and corrected afterwards."""
+"""Reading sealed bars: chunks out of a snapshot, decompressed while the next is on its way, decoded
+and corrected afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from psycopg import sql
 
-from marketdata.chunks import decode_bars, decode_chunks, read_summary
+from marketdata.chunks import Chunk, decode_chunks
 from marketdata.clock import from_micros
 from marketdata.errors import StoreError
 from marketdata.spans import Span
@@ -30,9 +31,21 @@ _COPY: Final = sql.SQL(
         AND c.span_start < r.ends AND c.span_end > r.starts
 ) TO STDOUT (FORMAT binary)"""
 )
+# Of one series, which is what most reads are: planning the join above takes longer than its answer.
+_COPY_OF_ONE: Final = sql.SQL(
+    """COPY (
+    SELECT {number}::integer, span_start, span_end, data FROM bar_chunks
+    WHERE symbol = {symbol} AND timeframe = {timeframe} AND provider = {provider} AND feed = {feed}
+        AND span_start < {end} AND span_end > {start}
+) TO STDOUT (FORMAT binary)"""
+)
 _TYPES: Final = ["int4", "timestamptz", "timestamptz", "bytea"]
 _SHARE: Final = 4_000_000
 """Least steps of series time in one statement: about four series over two years of minutes."""
+
+
+type Received = Chunk | bytes
+"""A chunk as it came; decompressed already, or not."""
 
 
 class SealedSpans(NamedTuple):
@@ -63,7 +76,25 @@ def shares(wanted: Iterable[SealedSpans]) -> Iterator[SealedShare]:
 
 def copy_sealed(raw: Driver, share: SealedShare) -> Iterator[tuple[int, Span, bytes]]:
     """Yield request number, span and bytes of each chunk that reaches into the requests."""
-    statement = _COPY.format(
+    with raw.cursor() as cursor, cursor.copy(_statement(share)) as copy:
+        copy.set_types(_TYPES)
+        for number, start, end, data in copy.rows():
+            yield number, Span(start, end), data
+
+
+def _statement(share: SealedShare) -> sql.Composed:
+    if len(share) == 1:
+        ((number, key, spans),) = share
+        return _COPY_OF_ONE.format(
+            number=sql.Literal(number),
+            symbol=sql.Literal(key.symbol),
+            timeframe=sql.Literal(key.timeframe.value),
+            provider=sql.Literal(key.provider),
+            feed=sql.Literal(key.feed),
+            start=sql.Literal(from_micros(spans[0].start)),
+            end=sql.Literal(from_micros(spans[-1].end)),
+        )
+    return _COPY.format(
         numbers=sql.Literal([each.number for each in share]),
         providers=sql.Literal([each.key.provider for each in share]),
         feeds=sql.Literal([each.key.feed for each in share]),
@@ -72,10 +103,17 @@ def copy_sealed(raw: Driver, share: SealedShare) -> Iterator[tuple[int, Span, by
         starts=sql.Literal([from_micros(each.spans[0].start) for each in share]),
         ends=sql.Literal([from_micros(each.spans[-1].end) for each in share]),
     )
-    with raw.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.set_types(_TYPES)
-        for number, start, end, data in copy.rows():
-            yield number, Span(start, end), data
+
+
+def opened(data: bytes) -> Received:
+    """Return a chunk ready to be decoded, or as it is where it is damaged: an error would have to
+    break off the statement that brings the others, and `with_sealed` says whose chunk it is."""
+    try:
+        chunk = Chunk(data)
+        chunk.open()
+    except StoreError:
+        return data
+    return chunk
 
 
 def read_corrections(raw: Driver, wanted: Sequence[SealedSpans]) -> dict[int, Observed]:
@@ -88,7 +126,7 @@ def read_corrections(raw: Driver, wanted: Sequence[SealedSpans]) -> dict[int, Ob
 def with_sealed(
     key: SeriesKey,
     rows: Bars,
-    chunks: Mapping[Span, bytes],
+    chunks: Mapping[Span, Received],
     spans: Sequence[Span],
     corrected: Observed | None,
 ) -> Bars:
@@ -97,7 +135,7 @@ def with_sealed(
     Parameters
     ----------
     chunks : mapping
-        Span and bytes of each chunk that reaches into `spans`.
+        By its span each chunk that reaches into `spans`.
     spans : sequence of Span
         What is asked for and sealed.
     corrected : Observed or None
@@ -130,21 +168,27 @@ def _follow(rows: Bars, spans: Sequence[Span]) -> bool:
 
 
 def _decoded(
-    key: SeriesKey, chunks: Mapping[Span, bytes], spans: Sequence[Span], then: Bars | None
+    key: SeriesKey,
+    chunks: Mapping[Span, Received],
+    spans: Sequence[Span],
+    then: Bars | None,
 ) -> Bars:
     """Return the bars of chunks inside a normal list of spans, and those that follow."""
     ordered = sorted(chunks)
+    sound = []
     for span in ordered:
         with naming(key, span):
-            _, first, last = read_summary(chunks[span])
-            check_ends(first, last, span)
+            found = chunks[span]
+            chunk = found if isinstance(found, Chunk) else Chunk(found)
+            check_ends(chunk.first, chunk.last, span)
+        sound.append(chunk)
     whole = Span(spans[0].start, spans[-1].end)
     try:
-        bars = decode_chunks([chunks[span] for span in ordered], whole, then)
+        bars = decode_chunks(sound, whole, then)
     except StoreError:
-        for span in ordered:
+        for span, chunk in zip(ordered, sound, strict=True):
             with naming(key, span):
-                decode_bars(chunks[span])
+                decode_chunks((chunk,))
         raise
     if len(spans) > 1:
         bars = bars.take(inside(bars.timestamp, spans))

@@ -25,7 +25,7 @@ from marketdata.store.observed import Observed
 from marketdata.store.rows import OF_ONE, Stretches, fields_of
 from marketdata.store.wire import key_of, multirange_text
 from marketdata.store.writing import Partitions
-from marketdata.tiling import merges, month_spans, touched_days, whole_days
+from marketdata.tiling import merges, month_spans, quarter_spans, touched_days, whole_days
 from marketdata.types import Int64s, SeriesKey, Timeframe
 
 INTRADAY: Final = [t.value for t in Timeframe if t.intraday]
@@ -39,7 +39,7 @@ SELECT provider, feed, symbol, timeframe, s.sealed, array_agg(c.span_start), arr
 FROM bar_chunks AS c JOIN series AS s USING (provider, feed, symbol, timeframe)
 WHERE %(symbols)s::text[] IS NULL OR symbol = ANY (%(symbols)s)
 GROUP BY provider, feed, symbol, timeframe, s.sealed,
-         date_trunc('month', c.span_start, 'America/New_York')
+         date_trunc('quarter', c.span_start, 'America/New_York')
 HAVING count(*) > 1
 """
 _SEAL: Final = f"""
@@ -101,7 +101,8 @@ class Sealer:
 
     def seal(self, key: SeriesKey, before: int) -> Iterator[Moved]:
         """Seal what is final and before `before`, month by month, one transaction for each; then
-        merge corrections, and join the chunks of a week or month that has become complete.
+        merge corrections, and join the chunks of a week, month or quarter that has become complete,
+        one transaction for each quarter with something to do.
 
         Yields after each transaction. Pinned days stay rows.
 
@@ -116,7 +117,15 @@ class Sealer:
             pause_point(SEAL_STEP_DONE)
             if done.bars or more:
                 yield done
-        yield self._partitions.run(lambda raw: _tidy(raw, key))
+        since: int | None = 0
+        while since is not None:
+
+            def tidied(raw: Driver, since: int = since) -> tuple[Moved, int | None]:
+                return _tidy(raw, key, since)
+
+            done, since = self._partitions.run(tidied)
+            pause_point(SEAL_STEP_DONE)
+            yield done
 
     def unseal(self, key: SeriesKey, span: Span) -> Iterator[Moved]:
         """Make rows again of the sealed days that `span` touches, and pin them: the newest month
@@ -176,33 +185,37 @@ def _seal_one_month(raw: Driver, key: SeriesKey, before: int) -> tuple[Moved, bo
     return moved, own != days
 
 
-def _tidy(raw: Driver, key: SeriesKey) -> Moved:
-    """Merge pending corrections into their chunks, and join chunks."""
+def _tidy(raw: Driver, key: SeriesKey, since: int) -> tuple[Moved, int | None]:
+    """Merge pending corrections into their chunks, and join chunks, in the first quarter from `since`
+    on where there are any; return what was done, and where there may be more."""
     state = series_table.lock_one(raw, key)
     if state is None or not state.sealed:
-        return Moved()
+        return Moved(), None
     pending = Observed.empty()
     if state.corrections:
         pending = corrections.read(raw, [key], {1: state.sealed}, pending=True)
     stored = chunk_table.spans(raw, [key]).get(1, [])
-    spans = normalise(
-        [
-            *(merge.span for merge in merges(state.sealed, stored)),
-            *_around(pending.timestamp, stored),
-        ]
-    )
-    if not spans:
-        return Moved()
+    todo = [
+        *(merge.span for merge in merges(state.sealed, stored)),
+        *_around(pending.timestamp, stored),
+    ]
+    todo = normalise(span for span in todo if span.start >= since)
+    if not todo:
+        return Moved(), None
+    quarter = next(quarter_spans(todo[0]))
+    spans = intersect(todo, [quarter])
     old = chunk_table.overlapping(raw, [key], {1: spans})
     own = intersect(spans, state.sealed)
     bars = sealed.view(raw, [key], {1: own}).live()
     chunk_table.delete(raw, [key], [(1, chunk.span) for chunk in old])
     made = sealed.new_chunks(1, own, bars)
     written = chunk_table.store(raw, [key], made)
-    if len(pending):
+    merged = sum(len(pending.within(span)) for span in own)
+    if merged:
         corrections.merged(raw, [key], {1: own})
         corrections.recount(raw, [key])
-    return Moved(0, sum(len(m.bars) > 0 for m in made), written, len(pending))
+    moved = Moved(0, sum(len(m.bars) > 0 for m in made), written, merged)
+    return moved, quarter.end if todo[-1].end > quarter.end else None
 
 
 def _around(labels: Int64s, chunks: Sequence[Span]) -> list[Span]:
