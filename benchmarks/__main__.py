@@ -17,16 +17,20 @@ from pathlib import Path
 from benchmarks import (
     bench_alpaca_parse,
     bench_backfill,
+    bench_backtest,
     bench_cache,
     bench_chunks,
     bench_cycle,
     bench_import,
     bench_indicator_store,
     bench_indicators,
+    bench_live,
     bench_reads,
     bench_sealed,
     bench_store,
+    bench_sweep,
 )
+from benchmarks.bench_backtest import Absent, Many
 from benchmarks.bench_chunks import Room
 from benchmarks.bench_cycle import Counted
 from benchmarks.timing import Row
@@ -48,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def on_embedded_servers(bars: int) -> list[Row | Room | Counted]:
+def on_embedded_servers(bars: int) -> list[Row | Room | Counted | Many | Absent]:
     from marketdata import embedded
 
     directory = Path(tempfile.mkdtemp(prefix="marketdata-bench-"))
@@ -61,9 +65,9 @@ def on_embedded_servers(bars: int) -> list[Row | Room | Counted]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def run(database_url: str, redis_url: str, bars: int) -> list[Row | Room | Counted]:
+def run(database_url: str, redis_url: str, bars: int) -> list[Row | Room | Counted | Many | Absent]:
     """Run all, printing each part as it is done; the smaller sizes show how the cost grows."""
-    parts: dict[str, Callable[[], Iterable[Row | Room | Counted]]] = {
+    parts: dict[str, Callable[[], Iterable[Row | Room | Counted | Many | Absent]]] = {
         "Reads through all tiers": lambda: bench_reads.run(database_url, redis_url),
         "Redis cache": lambda: bench_cache.run(redis_url),
         "Broker answers": bench_alpaca_parse.rows,
@@ -71,12 +75,15 @@ def run(database_url: str, redis_url: str, bars: int) -> list[Row | Room | Count
         "Indicators kept": lambda: bench_indicator_store.run(database_url, redis_url),
         "Sealed chunks": bench_chunks.rows,
         "A cycle of the aggregator": lambda: bench_cycle.run(database_url, redis_url),
+        "A thousand live algorithms": lambda: bench_live.run(database_url, redis_url),
         "Import and export": lambda: bench_import.rows(database_url, redis_url, bars),
         "Backfill": lambda: bench_backfill.rows(database_url, redis_url),
         "PostgreSQL store": lambda: bench_store.rows(database_url, bars),
         "Sealed bars in PostgreSQL": lambda: bench_sealed.rows(database_url),
+        "Back-tests": bench_backtest.rows,
+        "Sweeps": bench_sweep.rows,
     }
-    rows: list[Row | Room | Counted] = []
+    rows: list[Row | Room | Counted | Many | Absent] = []
     for title, part in parts.items():
         print(f"\n{title}", flush=True)
         for row in part():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import marketdata as md
@@ -93,9 +93,8 @@ class Algorithm:
         for name in _SETTINGS:
             if name in given:
                 setattr(self, name, given.pop(name))
-        if isinstance(self.symbols, str):
-            self.symbols = (self.symbols,)
-        self.symbols = tuple(self.symbols)
+        self.symbols = tuple(dict.fromkeys(_several(self.symbols)))
+        self.timeframes = tuple(dict.fromkeys(_several(self.timeframes)))
         self.name = self.name or type(self).__name__
         self.state = {}
         unknown = [name for name in given if name not in self._params]
@@ -133,15 +132,27 @@ class Algorithm:
     def indicator_specs(self) -> dict[str, tuple[IndicatorSpec, str]]:
         """Return each indicator's spec, parameters filled in, and its timeframe."""
         given = self.indicators
-        pairs = given.items() if isinstance(given, Mapping) else [(None, name) for name in given]
+        named = given if isinstance(given, Mapping) else {}
         found: dict[str, tuple[IndicatorSpec, str]] = {}
-        for alias, spec in pairs:
-            if isinstance(spec, str):
-                name, _, timeframe = self._filled(spec).partition("@")
-                found[alias or name] = (name, timeframe or self.timeframe)
-            elif alias is not None:
-                found[alias] = (spec, self.timeframe)
+        for alias, spec in named.items():
+            found[alias] = self._placed(spec)
+        for spec in () if isinstance(given, Mapping) else _several(given):
+            placed = self._placed(spec)
+            alias = placed[0] if isinstance(placed[0], str) else _name_of(placed[0])
+            if alias in found:
+                raise ParameterError(
+                    f"two indicators of {type(self).__name__} are called {alias!r}",
+                    cure='give each its own name: indicators = {"slow": "sma_20@1day", ...}',
+                )
+            found[alias] = placed
         return found
+
+    def _placed(self, spec: IndicatorSpec) -> tuple[IndicatorSpec, str]:
+        """Return a spec, parameters filled in, without its timeframe, and that."""
+        if not isinstance(spec, str):
+            return spec, self.timeframe
+        name, _, timeframe = self._filled(spec).partition("@")
+        return name, timeframe or self.timeframe
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
@@ -157,6 +168,16 @@ class Algorithm:
                 cure=f"declare it in the class: {missing[0] or 'length'} = Param(14)",
             )
         return spec.format(**self.params)
+
+
+def _several(given: Any) -> Iterable[Any]:
+    """Return what was given as several; a single word is one of them."""
+    return (given,) if isinstance(given, str) else given
+
+
+def _name_of(spec: Any) -> str:
+    function = spec[0] if isinstance(spec, tuple) else spec
+    return getattr(function, "__name__", repr(function))
 
 
 def _inherited(param: Param, name: str, default: object) -> Param:

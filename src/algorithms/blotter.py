@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from algorithms.account import Account
 from algorithms.costs import BasisPoints, Fees, NoFees, Slippage
+from algorithms.errors import OrderError
 from algorithms.lines import NEVER, Cursor
 from algorithms.matching import price_in_bar, slips, stop_after_entry
 from algorithms.orders import Fill, Order, OrderState, TimeInForce
 
 _DUST = 1e-9
+MOST_GIVEN: Final = 10_000
+"""Orders of one moment after which a strategy counts as broken: it would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Blotter:
     ----------
     account : Account
     waiting : dict of str to Order
-        Held and open orders by id, oldest first.
+        Held and open orders by id, as they came to wait.
     given : list of Order
         Given since the last `accept`.
     orders : list of Order
@@ -115,6 +118,11 @@ class Blotter:
         stop_loss: float | None,
     ) -> Order:
         """Make an order, and those that follow its fill; they wait for `accept`."""
+        if len(self.given) >= MOST_GIVEN:
+            raise OrderError(
+                f"{MOST_GIVEN:,} orders were given at one moment",
+                cure="an order is given once and waits: look at ctx.orders before giving more",
+            )
         entry = Order(self._new_id(), symbol, quantity, limit, stop, force, now, tag=tag)
         self.given.append(entry)
         # The stop-loss first: where a bar reaches both, it is the one that counts.
@@ -182,12 +190,15 @@ class Blotter:
             if order.expires is not None and order.expires <= label:
                 self._end(order, OrderState.EXPIRED, "its session ended")
                 continue
+            triggered = order.triggered
             price = price_in_bar(order, opened, high, low)
+            if order.triggered != triggered:
+                self.changed[order.id] = order
             if price is None:
                 continue
-            at_open = price == opened and order.limit is None and order.stop is None
             fill = self._fill(order, price, label, volume)
             if fill is not None:
+                at_open = price == opened
                 for child in self._children(order):
                     self._meet_child(child, at_open, fill.price, (label, opened, high, low, volume))
         return self.fills[before:]
@@ -253,8 +264,10 @@ class Blotter:
         if abs(order.remaining) < _DUST or (order.parent is not None and not position):
             self._end(order, OrderState.FILLED, order.reason)
         self._wake_children(order)
-        if order.twin is not None and order.state is OrderState.FILLED:
+        if order.parent is not None and order.state is OrderState.FILLED:
             self._end_id(order.twin, "the other order of the bracket was filled")
+            # What is left of the entry would open a position that nothing guards.
+            self._end_id(order.parent, "its bracket closed what had filled")
         if not position:
             for other in [o for o in self.waiting.values() if o.symbol == fill.symbol]:
                 if other.parent is not None and other.state is OrderState.OPEN:
@@ -280,18 +293,22 @@ class Blotter:
                 worth = shares * self._mark(symbol)
                 others += abs(worth)
                 net += worth
-        fee = self.costs.fees.fee(quantity, price)
-        equity = self.account.cash + net + held * price - fee
-        room = self.costs.leverage * equity - others
-        if abs(after) * price <= room + 1e-9 * abs(room):
-            return quantity
-        most = max(0.0, room / price)
-        if not self.fractional:
-            most = math.floor(most)
-        reached = math.copysign(most, after)
-        allowed = reached - held
-        # Never the other way round: what cannot be had is not sold.
-        return allowed if allowed * quantity > 0 else 0.0
+        equity = self.account.cash + net + held * price
+        allowed = quantity
+        # What fits before fees, then with the fees of that much: they are those of what fills.
+        for costs in (False, True):
+            fee = self.costs.fees.fee(allowed, price) if costs else 0.0
+            room = self.costs.leverage * (equity - fee) - others
+            if abs(held + allowed) * price <= room + 1e-9 * abs(room):
+                continue
+            most = max(0.0, room / price)
+            if not self.fractional:
+                most = math.floor(most)
+            allowed = math.copysign(most, after) - held
+            # Never the other way round: what cannot be had is not sold.
+            if allowed * quantity <= 0:
+                return 0.0
+        return allowed
 
     # ----------------------------------------------------------------------------- brackets
 
@@ -304,6 +321,8 @@ class Blotter:
             self.changed[child.id] = child
             if child.state is OrderState.HELD:
                 child.state = OrderState.OPEN
+                # In the order in which they meet a bar, also after a restart.
+                self.waiting[child.id] = self.waiting.pop(child.id)
                 self._cursors[child.symbol].waiting.append(child)
 
     # ------------------------------------------------------------------------------- ending
@@ -326,19 +345,26 @@ class Blotter:
 
     def split(self, symbol: str, ratio: float) -> None:
         """Set the orders of a symbol on the new basis, as brokers do."""
-        for order in self.waiting.values():
-            if order.symbol != symbol:
+        for order in list(self.waiting.values()):
+            if order.symbol != symbol or order.state.final:
                 continue
-            scaled = order.quantity * ratio
-            order.quantity = scaled if self.fractional else float(math.trunc(scaled + _DUST))
-            order.filled *= ratio
+            left, filled = self._whole(order.remaining * ratio), self._whole(order.filled * ratio)
+            order.quantity, order.filled = filled + left, filled
             order.filled_price /= ratio
             order.limit = None if order.limit is None else order.limit / ratio
             order.stop = None if order.stop is None else order.stop / ratio
             self.changed[order.id] = order
+            if not left:
+                self._end(order, OrderState.CANCELED, "the split left no whole share of it")
 
-    def _end_id(self, order_id: str, reason: str) -> None:
-        order = self.waiting.get(order_id)
+    def _whole(self, quantity: float) -> float:
+        """Return what of a quantity can be traded: whole shares, 2.9999999999999996 being 3."""
+        if self.fractional:
+            return quantity
+        return float(math.trunc(quantity + math.copysign(_DUST, quantity)))
+
+    def _end_id(self, order_id: str | None, reason: str) -> None:
+        order = self.waiting.get(order_id or "")
         if order is not None:
             self._end(order, OrderState.CANCELED, reason)
 

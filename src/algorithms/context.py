@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
@@ -19,6 +19,9 @@ from algorithms.orders import Order, TimeInForce, check_order
 
 if TYPE_CHECKING:
     from algorithms.engine import Engine
+
+
+_FORCES: Final = {str(force): force for force in TimeInForce}
 
 
 class SymbolView:
@@ -227,12 +230,16 @@ class Context:
                 cure="it watches " + ", ".join(self._symbols),
             )
         quantity = float(quantity)
+        limit = None if limit is None else float(limit)
+        stop = None if stop is None else float(stop)
         check_order(name, quantity, limit, stop, self._engine.fractional)
-        _check_bracket(name, quantity, limit, stop, take_profit, stop_loss)
-        try:
-            force = TimeInForce(tif)
-        except ValueError:
-            raise OrderError(f"tif {tif!r}", cure="give 'day' or 'gtc'") from None
+        if take_profit is not None or stop_loss is not None:
+            take_profit = None if take_profit is None else float(take_profit)
+            stop_loss = None if stop_loss is None else float(stop_loss)
+            _check_bracket(name, quantity, limit, stop, take_profit, stop_loss)
+        force = _FORCES.get(tif)
+        if force is None:
+            raise OrderError(f"tif {tif!r}", cure="give 'day' or 'gtc'")
         return self._engine.give(name, quantity, limit, stop, force, tag, take_profit, stop_loss)
 
     def order_value(self, value: float, symbol: str | None = None, **options: Any) -> Order | None:
@@ -262,8 +269,12 @@ class Context:
         return self._order_whole(wanted - self._engine.expected(name), name, options)
 
     def close_position(self, symbol: str | None = None, **options: Any) -> Order | None:
-        """Order the position away; None where there is none."""
-        return self.order_target(0, symbol, **options)
+        """Order the position away; None where there is none, or orders at the market do it already.
+
+        Limit and stop orders that wait are not counted: they may never fill.
+        """
+        name = symbol or self._symbols[0]
+        return self._order_whole(-self._engine.expected(name, at_market=True), name, options)
 
     def cancel(self, order: Order) -> bool:
         """Cancel an order that waits, and its bracket; return whether it still did."""

@@ -23,7 +23,7 @@ def closes_at(series: Series, times: Int64s) -> Floats:
     found = np.where(known, series.raw[CLOSE, :size][at], np.nan) if size else _nothing(times)
     for action in series.actions:
         if action.ratio != 1.0 and size:
-            stale = known & (times > action.time) & (series.labels[:size][at] < action.time)
+            stale = known & (times > action.time) & (series.closes[:size][at] < action.time)
             found[stale] /= action.ratio
     return np.asarray(found, np.float64)
 

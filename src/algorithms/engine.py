@@ -11,9 +11,12 @@
 6. **on_bar**.
 7. **New orders** are checked against the limits, and wait for the next bar of their symbol.
 
-A symbol without a bar at a moment has no fill at it. Nothing here reads a clock, draws a random
-number or asks a server: the same bars give the same orders and fills, byte for byte. A back-test
-calls `advance` once for all its moments, a live run once for each; the loop is the same.
+A symbol without a bar at a moment has no fill at it. Of several symbols with fills at one moment,
+those whose position gets smaller come first: their cash pays for the others.
+
+Nothing here reads a clock, draws a random number or asks a server: the same bars give the same
+orders and fills, byte for byte. A back-test calls `advance` once for all its moments, a live run
+once for each; the loop is the same.
 """
 
 from __future__ import annotations
@@ -28,15 +31,18 @@ import pandas as pd
 import marketdata as md
 from algorithms.account import Account
 from algorithms.algorithm import Algorithm
-from algorithms.blotter import Bar, Blotter, Costs
+from algorithms.blotter import Blotter, Costs
+from algorithms.booking import book
 from algorithms.context import Context, SymbolView
 from algorithms.errors import AlgorithmError
-from algorithms.lines import NEVER, Cursor, Int64s, Line
+from algorithms.lines import NEVER, Cursor, Int64s
 from algorithms.market import MarketData
 from algorithms.orders import Fill, Order, TimeInForce
+from algorithms.readiness import warm_from
 from algorithms.run_record import AppliedAction
-from algorithms.series import CLOSE, COLUMNS, Series, ShareAction
-from algorithms.studies import Study, studies_of
+from algorithms.series import CLOSE, COLUMNS, ShareAction
+from algorithms.studies import studies_of
+from algorithms.watched import Watched
 
 
 class Limits(Protocol):
@@ -63,39 +69,6 @@ class Step:
     moments: int
     changed: list[Order]
     fills: list[Fill]
-
-
-class _Watched:
-    """One series as one strategy follows it: a cursor, its lines, and what to bind them to."""
-
-    __slots__ = ("bar", "cursor", "epoch", "lines", "series", "studies", "view")
-
-    def __init__(self, series: Series, studies: list[Study], engine: Engine) -> None:
-        self.series = series
-        self.studies = studies
-        self.cursor = Cursor(series.symbol)
-        self.epoch = -1
-        names = [*COLUMNS, *(alias for study in studies for alias in study.aliases)]
-        self.lines = {name: Line(self.cursor) for name in names}
-        self.view = SymbolView(series.symbol, series.timeframe, self.cursor, engine)
-        self.view._lines = self.lines
-        self.view.__dict__.update(self.lines)
-        self.bar = Bar((), [])
-
-    def bind(self, market: MarketData, epoch: int) -> None:
-        """Read the series' arrays from now on, scaled as of this epoch."""
-        series = self.series
-        self.epoch = epoch
-        columns = series.columns(epoch)
-        for row, name in enumerate(COLUMNS):
-            self.lines[name].bind(columns[row])
-        for study in self.studies:
-            arrays = market.studies.values(study, series, epoch)
-            for alias, array in zip(study.aliases, arrays, strict=True):
-                self.lines[alias].bind(array)
-        raw = [memoryview(column) for column in series.raw]
-        self.bar = Bar(memoryview(series.labels), raw)
-        self.cursor.bind(series.closes)
 
 
 class Engine:
@@ -159,9 +132,10 @@ class Engine:
         self.context = Context(self, views)
         self._hears_fills = type(algorithm).on_fill is not Algorithm.on_fill
         self._action_due = NEVER
+        self._late: list[tuple[str, ShareAction]] = []
         self._started = False
 
-    def _watch(self) -> list[_Watched]:
+    def _watch(self) -> list[Watched]:
         algorithm = self.algorithm
         studies = studies_of(algorithm)
         reserved = set(dir(Context)) | set(dir(SymbolView))
@@ -177,14 +151,14 @@ class Engine:
             + [study.timeframe for study in studies]
         )
         return [
-            _Watched(
+            Watched(
                 self.market.of(symbol, frame), [s for s in studies if s.timeframe == frame], self
             )
             for frame in frames
             for symbol in algorithm.symbols
         ]
 
-    def _is_main(self, watched: _Watched) -> bool:
+    def _is_main(self, watched: Watched) -> bool:
         return watched.series.timeframe == self.timeframe
 
     # ------------------------------------------------------------------------------ running
@@ -194,8 +168,8 @@ class Engine:
         self.now = self.context.now_us = now
         for watched in self._watched:
             self._bind(watched)
-            series = watched.series
-            watched.cursor.move(int(series.closes[: series.size].searchsorted(now, side="right")))
+            closes = watched.closes[: watched.series.size]
+            watched.cursor.move(int(closes.searchsorted(now, side="right")))
         self._action_due = self._next_action()
         self._started = True
         self.algorithm.on_start(self.context)
@@ -228,18 +202,22 @@ class Engine:
             touched = None
             for cursor in cursors:
                 if cursor.next <= now:
-                    first = at = cursor.at
+                    first = cursor.at
+                    at = first + 1
                     closes = cursor.closes
-                    while closes[at] <= now:
+                    following = closes[at]
+                    while following <= now:
                         at += 1
+                        following = closes[at]
                     cursor.at = at
-                    cursor.next = closes[at]
+                    cursor.next = following
                     if cursor.waiting:
-                        touched = (
-                            [(cursor, first)] if touched is None else [*touched, (cursor, first)]
-                        )
+                        touched = touched or []
+                        touched.append((cursor, first))
             if touched is not None:
                 self._fill(touched, now)
+            if self._late:
+                self._book_late()
             if now >= blotter.expiry:
                 blotter.expire(now)
             on_bar(context)
@@ -247,6 +225,9 @@ class Engine:
                 self._accept()
 
     def _fill(self, touched: list[tuple[Cursor, int]], now: int) -> None:
+        if len(touched) > 1:
+            # What is sold at an open pays for what is bought at it, whichever symbol comes first.
+            touched.sort(key=self._takes_cash)
         for cursor, first in touched:
             bar = self._of_cursor[id(cursor)].bar
             for index in range(first, cursor.at):
@@ -254,6 +235,12 @@ class Engine:
                 if fills and self._hears_fills:
                     for fill in fills:
                         self.algorithm.on_fill(self.context, fill)
+
+    def _takes_cash(self, item: tuple[Cursor, int]) -> bool:
+        """Return whether no order of a symbol makes its position smaller."""
+        cursor, _ = item
+        held = self.account.positions.get(cursor.symbol, 0.0)
+        return not any(order.remaining * held < 0 for order in cursor.waiting)
 
     def _accept(self) -> None:
         limits = self.limits
@@ -267,7 +254,7 @@ class Engine:
 
     # ---------------------------------------------------------------------- corporate actions
 
-    def _bind(self, watched: _Watched) -> None:
+    def _bind(self, watched: Watched) -> None:
         watched.bind(self.market, watched.series.epoch(self.now))
 
     def _next_action(self) -> int:
@@ -283,8 +270,14 @@ class Engine:
         since = self._action_due
         for symbol, watched in self._main.items():
             for action in watched.series.actions:
-                if since <= action.time < now:
-                    self._book(symbol, action)
+                if not since <= action.time < now:
+                    continue
+                cursor = watched.cursor
+                if cursor.next <= now and watched.series.labels[cursor.at] < action.time:
+                    # Inside a bar of several days: what fills at its open is held by then.
+                    self._late.append((symbol, action))
+                else:
+                    book(self, symbol, action)
         for watched in self._watched:
             epoch = watched.series.epoch(now)
             if epoch != watched.epoch:
@@ -293,24 +286,10 @@ class Engine:
                 watched.cursor.move(at)
         self._action_due = self._next_action()
 
-    def _book(self, symbol: str, action: ShareAction) -> None:
-        account, ratio = self.account, action.ratio
-        held = account.positions.get(symbol, 0.0)
-        # A dividend is counted in shares of before the ex-date.
-        paid = account.dividend(symbol, action.cash) if action.cash else 0.0
-        gone = 0.0
-        if ratio != 1.0:
-            price = self.mark(symbol)
-            paid += account.split(symbol, ratio, price, fractional=self.fractional)
-            self.blotter.split(symbol, ratio)
-            after = account.positions.get(symbol, 0.0)
-            gone = held * ratio - after
-            if after != held:
-                self.share_changes.append((self.now, symbol, after - held))
-        if paid:
-            self.cash_flows.append((self.now, paid))
-        gone = gone if abs(gone) > 1e-9 else 0.0
-        self.actions.append(AppliedAction(action.time, symbol, action.kind, paid, ratio, gone))
+    def _book_late(self) -> None:
+        late, self._late = self._late, []
+        for symbol, action in late:
+            book(self, symbol, action)
 
     # ------------------------------------------------------------- what the context asks for
 
@@ -323,7 +302,7 @@ class Engine:
         series = watched.series
         price = float(series.raw[CLOSE, at - 1])
         if series.actions:
-            price /= series.split_between(int(series.labels[at - 1]), self.now)
+            price /= series.split_between(int(series.closes[at - 1]), self.now - 1)
         return price
 
     def equity(self) -> float:
@@ -333,14 +312,15 @@ class Engine:
             worth += shares * self.mark(symbol)
         return worth
 
-    def expected(self, symbol: str) -> float:
-        """Return the position once the entries that wait have filled."""
-        if symbol not in self._main:
-            return 0.0
-        waiting = sum(
-            o.remaining for o in self.waiting_orders() if o.symbol == symbol and o.parent is None
-        )
-        return self.account.positions.get(symbol, 0.0) + waiting
+    def expected(self, symbol: str, *, at_market: bool = False) -> float:
+        """Return the position once the entries that wait have filled, all or those at the market."""
+        expected = self.account.positions.get(symbol, 0.0)
+        for order in self.waiting_orders():
+            if order.symbol != symbol or order.parent is not None:
+                continue
+            if not at_market or (order.limit is None and order.stop is None):
+                expected += order.remaining
+        return expected
 
     def waiting_orders(self) -> tuple[Order, ...]:
         given = [order for order in self.blotter.given if order.is_open]
@@ -382,8 +362,7 @@ class Engine:
     # ------------------------------------------------------------------------- ready to start
 
     def ready(self, start: int) -> int:
-        """Return the first moment from `start` on at which every indicator of the symbols that
-        trade by then has a value."""
+        """Return the moment from `start` on at which what trades by then is warm: `readiness`."""
         symbols = tuple(self.algorithm.symbols)
         moments = self.market.moments(symbols, self.timeframe, start - 1, NEVER - 1)
         if not len(moments):
@@ -391,18 +370,13 @@ class Engine:
         first = int(moments[0])
         begins = first
         for watched in self._watched:
-            series = watched.series
-            if not series.size or series.closes[0] > first:
+            closes = watched.closes[: watched.series.size]
+            if not len(closes) or closes[0] > first:
                 continue
-            watched.bind(self.market, series.epoch(first))
-            for name, line in watched.lines.items():
-                if name in COLUMNS:
-                    continue
-                values = line._array[: series.size]
-                valid = values == values  # noqa: PLR0124 - NaN is not equal to itself
-                at = int(valid.argmax())
-                if valid[at] and at < series.size:
-                    begins = max(begins, int(series.closes[at]))
+            watched.bind(self.market, watched.series.epoch(first))
+            extra = self.algorithm.warm_up if self._is_main(watched) else 0
+            frame = watched.series.timeframe
+            begins = max(begins, warm_from(closes, watched.indicators, frame, extra))
         return begins
 
     # -------------------------------------------------------------------------- persistence

@@ -20,6 +20,8 @@ from algorithms.lines import NEVER, Bools, Int64s
 _DAY: Final = 86_400_000_000
 _HOUR: Final = 3_600_000_000
 EXCHANGE_ZONE: Final = "America/New_York"
+_FIRST_KNOWN: Final = pd.Timestamp("1980-01-02", tz="UTC")
+"""Earlier sessions no calendar has."""
 _FULL_SESSION: Final = 6 * _HOUR + _HOUR // 2
 BEFORE_OPEN: Final = 5 * _HOUR + _HOUR // 2
 AFTER_CLOSE: Final = 4 * _HOUR
@@ -57,10 +59,22 @@ class Hours:
 
 
 def hours_between(first: int, last: int) -> Hours:
-    """Return the sessions from a week before one instant to a month after another."""
+    """Return the sessions from 40 days before one instant to 40 days after another."""
     start = pd.Timestamp(first, unit="us", tz="UTC").floor("D") - timedelta(days=40)
+    start = max(start, _FIRST_KNOWN)
     end = pd.Timestamp(last, unit="us", tz="UTC").floor("D") + timedelta(days=40)
     return _hours(start.date().isoformat(), end.date().isoformat())
+
+
+def reaching(hours: Hours, instant: int) -> Hours:
+    """Return the sessions with those up to 40 days after an instant; their numbers stay."""
+    more = hours_between(int(hours.midnight[-1]), instant)
+    new = more.midnight > hours.midnight[-1]
+    return Hours(
+        np.append(hours.midnight, more.midnight[new]),
+        np.append(hours.open, more.open[new]),
+        np.append(hours.close, more.close[new]),
+    )
 
 
 @lru_cache(maxsize=32)
@@ -79,6 +93,12 @@ def micros(stamps: pd.DatetimeIndex | pd.Series[pd.Timestamp]) -> Int64s:
     """Return aware stamps as microseconds UTC."""
     index = pd.DatetimeIndex(stamps).tz_convert("UTC").as_unit("us")
     return np.asarray(index.asi8, np.int64)
+
+
+def delay_of(timeframe: str, main: str) -> int:
+    """Return how long after its close a bar is seen by a strategy on bars of `main`."""
+    daily = not md.Timeframe.parse(timeframe).intraday
+    return DAILY_DELAY if daily and md.Timeframe.parse(main).intraday else 0
 
 
 def close_times(labels: Int64s, timeframe: str, hours: Hours, session: str) -> Int64s:
@@ -106,11 +126,30 @@ def close_times(labels: Int64s, timeframe: str, hours: Hours, session: str) -> I
     if frame is md.Timeframe.DAY_1:
         same = known & (labels - hours.midnight[place] < _DAY // 2)
         return np.asarray(np.where(same, hours.close[place], labels + _DAY), np.int64)
-    days = pd.to_datetime(hours.midnight + _DAY // 2, unit="us", utc=True)
-    periods = days.tz_localize(None).to_period("W" if frame is md.Timeframe.WEEK_1 else "M")
-    codes = periods.asi8
-    last = np.searchsorted(codes, codes[place], side="right") - 1
-    return np.asarray(np.where(known, hours.close[last], labels + _DAY), np.int64)
+    return _last_session(labels, "W" if frame is md.Timeframe.WEEK_1 else "M", hours)
+
+
+def _last_session(labels: Int64s, unit: str, hours: Hours) -> Int64s:
+    """Return when the last session of each label's week or month closes.
+
+    The label may be a day without a session, or in UTC a day that has not begun at the exchange:
+    never is it a session that is over by then.
+    """
+    sessions, own = _periods(hours.midnight, unit), _periods(labels, unit)
+    closes: Int64s = np.zeros(len(labels), np.int64)
+    for later in (0, 1):
+        last = np.searchsorted(sessions, own + later, side="right") - 1
+        closes = np.asarray(np.where(closes > labels, closes, hours.close[last]), np.int64)
+    beyond = (closes <= labels) | (own < sessions[0])
+    return np.asarray(
+        np.where(beyond, labels + (7 if unit == "W" else 31) * _DAY, closes), np.int64
+    )
+
+
+def _periods(instants: Int64s, unit: str) -> Int64s:
+    """Return the number of the week or month each instant falls into at the exchange."""
+    stamps = pd.to_datetime(instants, unit="us", utc=True).tz_convert(EXCHANGE_ZONE)
+    return np.asarray(stamps.tz_localize(None).to_period(unit).asi8, np.int64)
 
 
 def _intraday(

@@ -69,18 +69,22 @@ class Line:
     long ago it was.
     """
 
-    __slots__ = ("_array", "_cursor", "_values")
+    __slots__ = ("_array", "_cursor", "_source", "_values")
 
     def __init__(self, cursor: Cursor) -> None:
         self._cursor = cursor
+        self._source: Floats | None = None
         self._array: Floats = np.empty(0)
         self._values: Any = ()
 
     def bind(self, array: Floats) -> None:
         """Read this column from now on: float64, contiguous, at least as long as has closed."""
-        self._array = array.view()
-        self._array.flags.writeable = False
-        self._values = memoryview(self._array)
+        if array is self._source:
+            return
+        self._source = array
+        # An array made of a read-only buffer cannot be made writeable by who is given it.
+        self._values = memoryview(array).toreadonly()
+        self._array = np.asarray(self._values)
 
     @overload
     def __getitem__(self, index: int) -> float: ...

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from algorithms.errors import AlgorithmError
-from algorithms.hours import Hours, close_times
+from algorithms.hours import Hours, close_times, reaching
 from algorithms.lines import NEVER, Int64s
 from algorithms.series import AdjustmentStep, Series, ShareAction
 from algorithms.studies import StudyBook
+
+_AHEAD: Final = 35 * 86_400_000_000
+"""How far sessions must be known beyond the newest bar: a month's bar closes with its last one."""
 
 SeriesName = tuple[str, str]
 """Symbol and timeframe."""
@@ -55,7 +58,6 @@ class MarketData:
         self.origin = origin or Origin()
         self.studies = StudyBook(hours)
         self._ends = hours.ends(session)
-        self._moments: dict[tuple[tuple[str, ...], str], Int64s] = {}
 
     # ------------------------------------------------------------------------------- reading
 
@@ -77,13 +79,13 @@ class MarketData:
 
     def moments(self, symbols: Sequence[str], timeframe: str, after: int, until: int) -> Int64s:
         """Return when bars of any of these symbols close, in ``(after, until]``, ascending."""
-        key = (tuple(symbols), timeframe)
-        known = self._moments.get(key)
-        if known is None:
-            known = _union([s.closes[: s.size] for s in (self.of(x, timeframe) for x in symbols)])
-            self._moments[key] = known
-        low, high = np.searchsorted(known, (after, until), side="right")
-        return known[low:high]
+        parts = []
+        for symbol in symbols:
+            series = self.of(symbol, timeframe)
+            closes = series.closes[: series.size]
+            low, high = np.searchsorted(closes, (after, until), side="right")
+            parts.append(closes[low:high])
+        return _union(parts)
 
     def day_end(self, now: int) -> int:
         """Return when an order for the day that is given now ends: with the session that trades,
@@ -101,20 +103,23 @@ class MarketData:
         """Add closed bars (labels, and columns of shape (5, n)); return how many were new."""
         count = 0
         for (symbol, timeframe), (labels, columns) in bars.items():
+            if len(labels) and labels[-1] > self.hours.midnight[-1] - _AHEAD:
+                self._reach(int(labels[-1]))
             closes = close_times(labels, timeframe, self.hours, self.session)
             count += self.of(symbol, timeframe).append(labels, closes, columns)
-        if count:
-            self._moments.clear()
         return count
 
     def set_actions(
         self, symbol: str, steps: Sequence[AdjustmentStep], actions: Sequence[ShareAction]
     ) -> None:
-        """Say anew what happened to a symbol's shares."""
+        """Say anew what happened to a symbol's shares; indicators follow."""
         for (named, _), series in self.series.items():
-            if named == symbol:
-                series.steps = tuple(steps)
-                series.actions = tuple(actions)
+            if named == symbol and series.set_actions(steps, actions):
+                self.studies.forget(symbol)
+
+    def _reach(self, instant: int) -> None:
+        self.hours = self.studies.hours = reaching(self.hours, instant)
+        self._ends = self.hours.ends(self.session)
 
     def until(self, instant: int) -> MarketData:
         """Return the market as it would be had nothing after `instant` happened."""

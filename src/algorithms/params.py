@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from algorithms.errors import ParameterError
 
 Value = int | float | bool | str
@@ -38,13 +40,18 @@ class Param:
         choices: Sequence[Value] | None = None,
         about: str = "",
     ) -> None:
+        self.name = "?"
         self.default = default
         self.type: type[Value] = type(default)
+        if self.type not in (int, float, bool, str):
+            raise ParameterError(
+                f"a parameter with the default {default!r}",
+                cure="give an int, a float, a bool or a str: it is the parameter's type",
+            )
         self.low = low
         self.high = high
         self.choices = None if choices is None else tuple(choices)
         self.about = about
-        self.name = "?"
         self.check(default)
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -69,10 +76,10 @@ class Param:
             Another type, or outside what is taken.
         """
         kind = self.type
+        if isinstance(value, np.generic):
+            value = value.item()  # from a grid made with numpy
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if hasattr(value, "item") and not isinstance(value, kind):
-            value = value.item()  # a numpy scalar, from a grid made with numpy
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self._refusal(value, f"takes {_article(kind.__name__)}")
         if isinstance(value, float) and math.isnan(value):
@@ -95,9 +102,10 @@ class Param:
                 return False
             raise self._refusal(text, "takes true or false")
         try:
-            return self.check(self.type(text))
+            value = self.type(text)
         except ValueError:
             raise self._refusal(text, f"takes {_article(self.type.__name__)}") from None
+        return self.check(value)
 
     def __repr__(self) -> str:
         return f"Param({self.default!r})"

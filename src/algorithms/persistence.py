@@ -5,6 +5,7 @@ Python writes a float so that reading gives the same one.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def snapshot_of(engine: Engine) -> dict[str, Any]:
         "positions": dict(account.positions),
         "orders": [order_record(order) for order in blotter.waiting.values()],
         "count": blotter.count,
-        "state": engine.algorithm.state,
+        "state": copy.deepcopy(engine.algorithm.state),
     }
 
 
@@ -78,6 +79,6 @@ def restore_into(engine: Engine, snapshot: dict[str, Any]) -> None:
     engine.account.cash = snapshot["cash"]
     engine.account.fees = snapshot["fees"]
     engine.account.positions = dict(snapshot["positions"])
-    engine.algorithm.state = dict(snapshot["state"])
+    engine.algorithm.state = copy.deepcopy(snapshot["state"])
     blotter.count = snapshot["count"]
     blotter.adopt(orders)

@@ -104,9 +104,10 @@ class Series:
         self.labels = labels
         self.closes = np.append(closes, NEVER)
         self.raw = raw
-        self.steps = tuple(steps)
-        self.actions = tuple(actions)
+        self.steps = tuple(sorted(steps))
+        self.actions = tuple(sorted(actions, key=_by_time))
         self._scaled: tuple[int, Floats] = (0, raw)
+        self._seen: dict[int, Int64s] = {}
 
     # ------------------------------------------------------------------------------ as of a day
 
@@ -121,7 +122,9 @@ class Series:
         held, scaled = self._scaled
         if held != epoch or scaled.shape != self.raw.shape:
             scaled = self.raw.copy()
-            scaled[:, : self.size] = self._scale(0, self.size, epoch)
+            scaled[:, : self.size] = self._scale(
+                self.raw[:, : self.size], self.closes[: self.size], epoch
+            )
             self._scaled = (epoch, scaled)
         return scaled
 
@@ -138,7 +141,14 @@ class Series:
         """Return when each bar can be seen that comes `delay` after its close."""
         if not delay:
             return self.closes
-        return np.where(self.closes == NEVER, NEVER, self.closes + delay)
+        if delay not in self._seen:
+            self._seen[delay] = np.where(self.closes == NEVER, NEVER, self.closes + delay)
+        return self._seen[delay]
+
+    def opens_from(self, instant: int) -> int:
+        """Return the label of the first bar from an instant on; `NEVER` where there is none."""
+        at = int(self.labels[: self.size].searchsorted(instant))
+        return int(self.labels[at]) if at < self.size else NEVER
 
     def closed_before(self, instant: int) -> int:
         """Return when the last bar that opened before an instant closed; `-NEVER` where none did."""
@@ -155,21 +165,20 @@ class Series:
 
     def set_actions(self, steps: Sequence[AdjustmentStep], actions: Sequence[ShareAction]) -> bool:
         """Say anew what happened to the shares; return whether prices are scaled otherwise."""
-        other = self.steps != tuple(steps)
-        self.steps, self.actions = tuple(steps), tuple(actions)
+        other = self.steps != tuple(sorted(steps))
+        self.steps, self.actions = tuple(sorted(steps)), tuple(sorted(actions, key=_by_time))
         if other:
             self._scaled = (0, self.raw)
         return other
 
-    def _scale(self, first: int, until: int, epoch: int) -> Floats:
-        """Return the columns of these bars, scaled."""
-        scaled = self.raw[:, first:until].copy()
-        labels = self.labels[first:until]
-        end = len(labels)
+    def _scale(self, raw: Floats, closes: Int64s, epoch: int) -> Floats:
+        """Return the columns of bars, scaled. A bar's close is on the basis of its own moment."""
+        scaled = raw.copy()
+        end = len(closes)
         price = volume = 1.0
         # From the newest step back: each span between two ex-dates has one factor.
         for step in reversed(self.steps[:epoch]):
-            start = int(np.searchsorted(labels, step.time))
+            start = int(np.searchsorted(closes, step.time))
             if (price, volume) != (1.0, 1.0):
                 scaled[:VOLUME, start:end] *= price
                 scaled[VOLUME, start:end] *= volume
@@ -197,8 +206,10 @@ class Series:
         self.raw[:, place] = raw
         held, scaled = self._scaled
         if held:
-            scaled[:, place] = self._scale(self.size, self.size + count, held)
+            scaled[:, place] = self._scale(raw, closes, held)
         # Last: a strategy that reads beside us sees a bar once all of it is there.
+        for delay, seen in self._seen.items():
+            seen[place] = closes + delay
         self.closes[place] = closes
         self.size += count
         return count
@@ -210,6 +221,7 @@ class Series:
         capacity = max(needed, capacity + capacity // 2, 1024)
         self.labels = _grown(self.labels, capacity, 0)
         self.closes = _grown(self.closes, capacity + 1, NEVER)
+        self._seen.clear()
         self.raw = _grown_columns(self.raw, capacity)
         held, scaled = self._scaled
         self._scaled = (held, _grown_columns(scaled, capacity) if held else self.raw)
@@ -226,6 +238,10 @@ def fingerprint_of(series: Iterable[Series]) -> str:
         digest.update(np.ascontiguousarray(one.labels[: one.size]))
         digest.update(np.ascontiguousarray(one.raw[:, : one.size]))
     return digest.hexdigest()
+
+
+def _by_time(action: ShareAction) -> int:
+    return action.time
 
 
 def _grown(array: Int64s, capacity: int, filler: int) -> Int64s:

@@ -142,7 +142,7 @@ class StudyBook:
     """The values of studies, by series; what is asked for again is not computed again."""
 
     def __init__(self, hours: Hours, most_bytes: int = MOST_BYTES) -> None:
-        self._hours = hours
+        self.hours = hours
         self._most = most_bytes
         self._held: OrderedDict[tuple[Any, ...], _Values] = OrderedDict()
         self._bytes = 0
@@ -181,8 +181,8 @@ class StudyBook:
             labels = series.labels[first : series.size]
             # Five rows: no indicator reads vwap or trade count.
             bars = Bars(labels, columns)
-            sessions = self._hours.session_of(labels)
-            return list(compute([study.indicator], bars, sessions, early=self._hours.early))
+            sessions = self.hours.session_of(labels)
+            return list(compute([study.indicator], bars, sessions, early=self.hours.early))
         assert study.function is not None
         given = series.arrays(epoch, first)
         result = np.asarray(study.function(given, **study.arguments), np.float64)
@@ -193,6 +193,11 @@ class StudyBook:
                 cure="return one number for each bar, NaN where there is none",
             )
         return [np.array(result)]
+
+    def forget(self, symbol: str) -> None:
+        """Compute a symbol's values anew where they are asked for again."""
+        for key in [key for key in self._held if key[0] == symbol]:
+            self._bytes -= self._held.pop(key).bytes
 
     def _forget(self) -> None:
         while self._bytes > self._most and len(self._held) > 1:

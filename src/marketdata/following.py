@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 
 from marketdata import caching, frames, planning
 from marketdata.answers import Answer
@@ -158,6 +158,21 @@ class _Shape:
         return frame
 
 
+class FollowProgress(NamedTuple):
+    """How far a `Follower` has come.
+
+    Attributes
+    ----------
+    frames : int
+        Frames returned so far.
+    until_us : int
+        Bars labelled before this instant (microseconds UTC) have been returned by then.
+    """
+
+    frames: int
+    until_us: int
+
+
 class Follower:
     """The iterator of `Client.follow`: each newly closed bar once, in order.
 
@@ -200,7 +215,10 @@ class Follower:
         self._attended = False
         self._patient_until: int | None = None
         self._failures = 0
-        self._steps: Iterator[pd.DataFrame] = iter(())
+        self._steps: Iterator[tuple[int, dict[str, Bars]]] = iter(())
+        self._shape: Callable[[int, dict[str, Bars]], pd.DataFrame] | None = None
+        self._pending: tuple[int, dict[str, Bars]] | None = None
+        self._progress = FollowProgress(0, since)
         self._closed_by_user = False
         self._ear: Ear | None = None
         self._holder = ""
@@ -222,8 +240,12 @@ class Follower:
             this stopped.
         """
         while not self._closed_by_user:
-            frame = next(self._steps, None)
-            if frame is not None:
+            step = self._pending
+            if step is not None:
+                assert self._shape is not None
+                frame = self._shape(*step)
+                self._pending = next(self._steps, None)
+                self._progressed(self._progress.frames + 1)
                 return frame
             try:
                 self._advance()
@@ -234,11 +256,21 @@ class Follower:
     def close(self) -> None:
         """End the iteration, also one that waits, and the subscription. Idempotent."""
         self._closed_by_user = True
-        self._steps = iter(())
+        self._steps, self._pending = iter(()), None
         self._waiter.wake()
         if self._finalizer is not None and self._finalizer.detach():
             self._ear = None
             self._runtime.leases.release(self._holder)
+
+    @property
+    def progress(self) -> FollowProgress:
+        """How far it has come; may be read from any thread.
+
+        Quiet times move it on too: where `frames` is the number of frames its caller has dealt
+        with, every bar labelled before `until_us` has been dealt with, and no other will come but
+        what the broker publishes late.
+        """
+        return self._progress
 
     def __enter__(self) -> Self:
         return self
@@ -289,6 +321,8 @@ class Follower:
         now_us = runtime.clock.now_us()
         closed = self._closed(now_us)
         told = self._heard.anything()
+        if self._heard.until_us >= self._edge:
+            self._attended = True  # also where we were faster than the daemon this time
         if closed > self._edge:
             if self._leaves_it_to_the_daemon(closed, now_us):
                 assert self._patient_until is not None
@@ -351,7 +385,19 @@ class Follower:
             )
             self._from = max(self._from, recent)
         shaped = _Shape(request, self._zone, self._dated, self._runtime, action_version(applied))
-        self._steps = (shaped.frame(answer, label, bars) for label, bars in by_time(fresh))
+        self._shape = lambda label, bars: shaped.frame(answer, label, bars)
+        self._steps = by_time(fresh)
+        self._pending = next(self._steps, None)
+        self._progressed(self._progress.frames)
+
+    def _progressed(self, frames: int) -> None:
+        """Say how far we have come, as one value: others read it meanwhile."""
+        until = self._given_until() if self._pending is None else self._pending[0]
+        self._progress = FollowProgress(frames, max(until, self._progress.until_us))
+
+    def _given_until(self) -> int:
+        """Return the label before which every bar has been given."""
+        return self._edge if self._live else max(self._edge, self._from)
 
     # ------------------------------------------------------------------------------- errors
 

@@ -62,11 +62,13 @@ def translated(error: psycopg.Error) -> md.MarketDataError:
         )
     if state == "42501":
         return md.StoreReadOnlyError(
-            f"this PostgreSQL user lacks a right: {told}", cure="grant it the role marketdata_writer"
+            f"this PostgreSQL user lacks a right: {told}",
+            cure="grant it the role marketdata_writer",
         )
-    if state == "25006" or state == "53100":
+    if state in ("25006", "53100"):
         return md.StoreReadOnlyError(
-            f"PostgreSQL takes no writes: {told}", cure="check its disk, and whether it is a standby"
+            f"PostgreSQL takes no writes: {told}",
+            cure="check its disk, and whether it is a standby",
         )
     gone = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     if gone or state in _CONFLICTS or state[:2] in ("53", "57", "08") or state == "55P03":
@@ -87,7 +89,7 @@ class Link:
 
     def __init__(self, url: str, schema: str = "marketdata") -> None:
         given = conninfo_to_dict(url)
-        bounds = {
+        bounds: dict[str, Any] = {
             "connect_timeout": _CONNECT_SECONDS,
             "application_name": "marketdata algorithms",
             "keepalives_idle": 10,

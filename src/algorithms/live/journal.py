@@ -35,7 +35,18 @@ from algorithms.live.records import (
 
 LEASE_SECONDS: Final = 30.0
 
-_DEAD = "NOT EXISTS (SELECT FROM algorithm_runners r WHERE r.id = s.runner_id AND r.lease_until > clock_timestamp())"
+_CLAIM: Final = """
+    UPDATE algorithm_states s SET runner_id = %(me)s, epoch = s.epoch + 1, state = 'starting'
+    FROM algorithms a
+    WHERE a.id = s.algorithm_id AND s.algorithm_id IN (
+        SELECT f.algorithm_id FROM algorithm_states f JOIN algorithms w ON w.id = f.algorithm_id
+        WHERE CASE WHEN %(all)s THEN w.desired <> 'stopped' ELSE w.name = ANY (%(names)s) END
+        AND (f.runner_id IS NULL OR f.runner_id <> %(me)s AND NOT EXISTS (
+            SELECT FROM algorithm_runners r
+            WHERE r.id = f.runner_id AND r.lease_until > clock_timestamp()))
+        ORDER BY f.algorithm_id FOR UPDATE OF f SKIP LOCKED)
+    RETURNING a.name
+"""
 
 
 class Journal:
@@ -64,10 +75,19 @@ class Journal:
     def register(self, registration: Registration, *, fresh: bool = False) -> Record:
         """Have `registration` run from now on, or go on running; return it as stored.
 
+        As `register_all`, of one.
+        """
+        return self.register_all([registration], fresh=fresh)[0]
+
+    def register_all(
+        self, registrations: Sequence[Registration], *, fresh: bool = False
+    ) -> list[Record]:
+        """Have all of these run from now on, or none of them where one cannot; return them as stored.
+
         Parameters
         ----------
-        registration : Registration
-            Replaces what is stored under its name, unless a living runner has that.
+        registrations : sequence of Registration
+            Each replaces what is stored under its name, unless a living runner has that.
         fresh : bool
             Begin a new run: no position, no order, all the cash. The old run's orders and fills
             stay stored.
@@ -78,20 +98,22 @@ class Journal:
             It runs elsewhere, or the stored run was of other symbols or another timeframe.
         """
 
-        def work(cursor: Cursor) -> Record:
-            stored = rows.find(cursor, registration.name)
-            if stored is None:
-                identity = rows.insert_algorithm(cursor, registration)
-            else:
-                identity = stored.id
-                self._may_replace(stored, registration, fresh)
-                rows.update_algorithm(cursor, identity, registration)
-            rows.insert_state(cursor, identity)
-            if fresh and stored is not None:
-                rows.begin_anew(cursor, identity)
-            return rows.only(cursor, registration.name)
+        return self._link.run(
+            lambda cursor: [self._registered(cursor, each, fresh) for each in registrations]
+        )
 
-        return self._link.run(work)
+    def _registered(self, cursor: Cursor, wanted: Registration, fresh: bool) -> Record:
+        stored = rows.find(cursor, wanted.name)
+        if stored is None:
+            identity = rows.insert_algorithm(cursor, wanted)
+        else:
+            identity = stored.id
+            self._may_replace(stored, wanted, fresh)
+            rows.update_algorithm(cursor, identity, wanted)
+        rows.insert_state(cursor, identity)
+        if fresh and stored is not None:
+            rows.begin_anew(cursor, identity)
+        return rows.only(cursor, wanted.name)
 
     @staticmethod
     def _may_replace(stored: Record, wanted: Registration, fresh: bool) -> None:
@@ -200,7 +222,11 @@ class Journal:
     # ---------------------------------------------------------------------------- the runner
 
     def begin(
-        self, holder: str, *, seconds: float = LEASE_SECONDS, details: Mapping[str, Any] | None = None
+        self,
+        holder: str,
+        *,
+        seconds: float = LEASE_SECONDS,
+        details: Mapping[str, Any] | None = None,
     ) -> RunnerLease:
         """Return a new runner: the right to claim algorithms, for `seconds` from now.
 
@@ -239,7 +265,9 @@ class RunnerLease:
         self._token = token
         self._seconds = seconds
 
-    def renew(self, market_time: int | None = None, details: Mapping[str, Any] | None = None) -> bool:
+    def renew(
+        self, market_time: int | None = None, details: Mapping[str, Any] | None = None
+    ) -> bool:
         """Extend the lease; return False where it has run out, which is for good.
 
         Parameters
@@ -250,19 +278,21 @@ class RunnerLease:
             What this process says of itself, JSON.
         """
         return self._link.run(
-            lambda cursor: cursor.execute(
-                "UPDATE algorithm_runners SET lease_until = clock_timestamp() + %s * interval '1 second', "
-                "market_time = %s, details = coalesce(%s, details) "
-                "WHERE id = %s AND token = %s AND lease_until > clock_timestamp()",
-                (
-                    self._seconds,
-                    rows.moment(market_time),
-                    None if details is None else json.dumps(dict(details)),
-                    self.id,
-                    self._token,
-                ),
-            ).rowcount
-            == 1
+            lambda cursor: (
+                cursor.execute(
+                    "UPDATE algorithm_runners SET lease_until = clock_timestamp() + %s * interval '1 second', "
+                    "market_time = %s, details = coalesce(%s, details) "
+                    "WHERE id = %s AND token = %s AND lease_until > clock_timestamp()",
+                    (
+                        self._seconds,
+                        rows.moment(market_time),
+                        None if details is None else json.dumps(dict(details)),
+                        self.id,
+                        self._token,
+                    ),
+                ).rowcount
+                == 1
+            )
         )
 
     def claim(self, names: Sequence[str] | None = None) -> list[Claim]:
@@ -278,15 +308,9 @@ class RunnerLease:
             self._hold(cursor)
             # One at a time, each seeing what the one before took.
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('algorithms.claim'))")
-            wanted = "a.desired <> 'stopped'" if names is None else "a.name = ANY (%(names)s)"
             taken = cursor.execute(
-                "UPDATE algorithm_states s SET runner_id = %(me)s, epoch = s.epoch + 1, "
-                "state = 'starting' FROM algorithms a WHERE a.id = s.algorithm_id AND s.algorithm_id IN ("
-                "  SELECT s.algorithm_id FROM algorithm_states s JOIN algorithms a "
-                f"  ON a.id = s.algorithm_id WHERE {wanted} "
-                f"  AND (s.runner_id IS NULL OR s.runner_id <> %(me)s AND {_DEAD}) "
-                "  ORDER BY s.algorithm_id FOR UPDATE OF s SKIP LOCKED) RETURNING a.name",
-                {"me": self.id, "names": None if names is None else list(names)},
+                _CLAIM,
+                {"me": self.id, "all": names is None, "names": list(names or ())},
             ).fetchall()
             return rows.claims(cursor, [name for (name,) in taken])
 

@@ -32,7 +32,7 @@ FILL_COLUMNS: Final = (
 _RECORD: Final = (
     "SELECT a.id, a.name, a.source, a.params, a.symbols, a.timeframe, a.venue, a.cash, a.options, "
     "a.desired, a.flatten, a.reason, s.state, r.holder, s.epoch, s.run, s.cursor, s.fills, "
-    "s.failures, s.restarts, s.slow_calls, s.cash, s.equity, s.error, s.stepped_at "
+    "s.failures, s.restarts, s.slow_calls, s.cash, s.equity, s.error, s.stepped_at, a.changed_at "
     "FROM algorithms a JOIN algorithm_states s ON s.algorithm_id = a.id "
     "LEFT JOIN algorithm_runners r ON r.id = s.runner_id AND r.lease_until > clock_timestamp() "
 )
@@ -55,7 +55,7 @@ def _record(row: tuple[Any, ...]) -> Record:
     (
         identity, name, source, params, symbols, timeframe, venue, cash, options,
         desired, flatten, reason, state, holder, epoch, run, cursor, fill_count,
-        failures, restarts, slow_calls, cash_now, equity, error, stepped_at,
+        failures, restarts, slow_calls, cash_now, equity, error, stepped_at, changed_at,
     ) = row  # fmt: skip
     return Record(
         id=identity,
@@ -79,6 +79,7 @@ def _record(row: tuple[Any, ...]) -> Record:
         equity=equity,
         error=error,
         stepped_at=stepped_at,
+        changed_at=changed_at,
     )
 
 
@@ -101,7 +102,8 @@ def only(cursor: Cursor, name: str) -> Record:
 def find_all(cursor: Cursor, names: Sequence[str] | None) -> list[Record]:
     every = names is None
     cursor.execute(
-        _RECORD + "WHERE %s OR a.name = ANY (%s::text[]) ORDER BY a.name", (every, list(names or []))
+        _RECORD + "WHERE %s OR a.name = ANY (%s::text[]) ORDER BY a.name",
+        (every, list(names or [])),
     )
     return [_record(row) for row in cursor]
 
@@ -149,7 +151,8 @@ def _registered(wanted: Registration) -> tuple[Any, ...]:
 
 def insert_state(cursor: Cursor, identity: int) -> None:
     cursor.execute(
-        "INSERT INTO algorithm_states (algorithm_id) VALUES (%s) ON CONFLICT DO NOTHING", (identity,)
+        "INSERT INTO algorithm_states (algorithm_id) VALUES (%s) ON CONFLICT DO NOTHING",
+        (identity,),
     )
 
 
@@ -296,7 +299,9 @@ def _write_orders(cursor: Cursor, entries: Sequence[Entry]) -> None:
     names = ", ".join(ORDER_COLUMNS)
     arrays = ", ".join(f"%s::{kind}[]" for kind in ("bigint", "int", *_ORDER_TYPES))
     kept = ", ".join(
-        f"{name} = excluded.{name}" for name in ORDER_COLUMNS if name not in ("order_id", "delivery")
+        f"{name} = excluded.{name}"
+        for name in ORDER_COLUMNS
+        if name not in ("order_id", "delivery")
     )
     cursor.execute(
         f"INSERT INTO algorithm_orders AS o (algorithm_id, run, {names}) "  # noqa: S608
@@ -367,7 +372,9 @@ def _write_sessions(cursor: Cursor, entries: Sequence[Entry]) -> None:
         "equity = excluded.equity",
         [
             list(column)
-            for column in zip(*((*key, *value) for key, value in sorted(found.items())), strict=True)
+            for column in zip(
+                *((*key, *value) for key, value in sorted(found.items())), strict=True
+            )
         ],
     )
 

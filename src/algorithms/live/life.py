@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -51,10 +52,11 @@ class Policy:
 
     def __post_init__(self) -> None:
         steps = (0.0, self.relief, self.soft, self.hard)
-        ascending = all(low < high for low, high in zip(steps, steps[1:], strict=False))
+        ascending = all(low < high for low, high in itertools.pairwise(steps))
         if not ascending or not 0 < self.backoff <= self.longest_backoff or self.attempts < 1:
             raise ParameterError(
-                f"a policy of {self}", cure="0 < relief < soft < hard, 0 < backoff, attempts above 0"
+                f"a policy of {self}",
+                cure="0 < relief < soft < hard, 0 < backoff, attempts above 0",
             )
 
     def wait(self, failures: int) -> float:
@@ -135,6 +137,18 @@ class Course:
         self.life = Life.ERROR if given_up else Life.BACKOFF
         self._again_at = now + self._policy.wait(self.failures)
         return given_up
+
+    def give_up(self, error: str) -> None:
+        """It cannot be run as it is."""
+        self.error = error
+        self.failures += 1
+        self.life = Life.ERROR
+
+    def revive(self) -> None:
+        """Somebody has it begin again after it was given up."""
+        self.failures = 0
+        self.error = None
+        self.life = Life.STARTING
 
     def retry_in(self, now: float) -> float | None:
         """Return the seconds until it may be begun again; None where it is not waiting for that."""

@@ -120,6 +120,8 @@ class Record:
     equity: float | None
     error: str | None
     stepped_at: datetime | None
+    changed_at: datetime
+    """When what is wanted was last changed, by the server's clock."""
 
     @property
     def name(self) -> str:

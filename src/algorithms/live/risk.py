@@ -2,8 +2,9 @@
 
 An order is looked at when it is given; one that is refused becomes a rejected order whose reason
 names the limit, and the algorithm goes on. What makes a position smaller always passes, also after
-the switch, so that nobody is locked in. Nothing here looks at a clock: a session is a number that
-the engine hands in, and the same bars lead to the same refusals.
+trading has ended, so that nobody is locked in; so do the exits of a bracket. A daily loss ends
+trading until the next session begins; the switch until somebody releases it. Nothing here looks at
+a clock: the same bars lead to the same refusals, in a back-test as live.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from algorithms.errors import OrderError, ParameterError
 from algorithms.orders import Order
+
+if TYPE_CHECKING:
+    from algorithms.engine import Engine
 
 REFUSALS_PER_BAR: Final = 1_000
 """Refused orders of one bar after which an algorithm counts as broken and is stopped: it would go
@@ -37,8 +41,6 @@ class AccountView(NamedTuple):
         Orders that wait, held ones included.
     orders_this_bar : int
         Orders accepted in this bar so far.
-    day_start_equity : float
-        At the end of the session before.
     pending_buys, pending_sells : float
         Shares of the symbol that open orders would buy and sell, both as positive numbers; children
         of a bracket left out, since they close what their parent opens.
@@ -51,17 +53,8 @@ class AccountView(NamedTuple):
     gross: float
     open_orders: int
     orders_this_bar: int
-    day_start_equity: float
     pending_buys: float = 0.0
     pending_sells: float = 0.0
-
-
-class RiskCheck(Protocol):
-    """What the engine asks before it accepts an order."""
-
-    def check(self, order: Order, view: AccountView) -> str | None:
-        """Return why the order is refused; None accepts it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -109,8 +102,20 @@ class RiskLimits:
                 continue
             if not isinstance(value, int | float) or math.isnan(value) or value <= 0:
                 raise ParameterError(
-                    f"a limit {name} of {value!r}", cure="give a number above 0, or None for no limit"
+                    f"a limit {name} of {value!r}",
+                    cure="give a number above 0, or None for no limit",
                 )
+
+    @property
+    def measured(self) -> bool:
+        """Whether a limit is on shares or values, not on numbers of orders alone."""
+        limits = (
+            self.max_position_value,
+            self.max_position_shares,
+            self.max_order_value,
+            self.max_gross_exposure,
+        )
+        return any(limit is not None for limit in limits)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> RiskLimits:
@@ -139,10 +144,10 @@ class Halt:
 
 
 class RiskGuard:
-    """The limits of one algorithm, with what they remember. Implements `RiskCheck`.
+    """The limits of one algorithm, with what they remember; an engine's `Limits`, back-test or live.
 
-    The engine calls `observe` at each moment once positions are valued, before `on_bar`, and `check`
-    for each order. `snapshot` and `restore` carry it over a restart.
+    `refuse` is asked for each order. Whoever steps the engine calls `observe` after each moment, and
+    acts on what it returns; `snapshot` and `restore` carry it over a restart.
 
     Parameters
     ----------
@@ -156,6 +161,9 @@ class RiskGuard:
         self._equity = math.nan
         self._tripped: str | None = None
         self._killed: Halt | None = None
+        self._due: Halt | None = None
+        self._moment = -1
+        self._accepted = 0
         self._refused = 0
         self.refusals = 0
         """Orders refused in all."""
@@ -172,17 +180,16 @@ class RiskGuard:
         """Why nothing may be opened; None where orders are looked at one by one."""
         return self._killed.reason if self._killed is not None else self._tripped
 
-    def observe(self, session: int, equity: float) -> Halt | None:
-        """Begin a moment; return what to do where trading ends at just this one.
+    def observe(self, session: int, equity: float) -> None:
+        """Note what an account is worth at a moment.
 
         Parameters
         ----------
         session : int
-            Any number that grows with each exchange session, such as its ordinal date.
+            Any number that grows with each exchange session, such as its midnight.
         equity : float
             With positions at the newest raw closes.
         """
-        self._refused = 0
         if session != self._session:
             first = self._session is None or math.isnan(self._equity)
             self._day_start = equity if first else self._equity
@@ -190,16 +197,21 @@ class RiskGuard:
         self._equity = equity
         most = self.limits.max_daily_loss
         if most is None or self._tripped is not None or not equity <= self._day_start - most:
-            return None
+            return
         self._tripped = (
             f"equity of {equity:,.2f} is {self._day_start - equity:,.2f} below the day's start, "
             f"and {most:,.2f} is the most that may be lost: no new positions until the next session"
         )
-        return Halt(self._tripped, self.limits.flatten)
+        self._due = Halt(self._tripped, self.limits.flatten)
+
+    def take_halt(self) -> Halt | None:
+        """Return once what the end of trading asks for; None where nothing is to be done."""
+        halt, self._due = self._due, None
+        return halt
 
     # ---------------------------------------------------------------------------- each order
 
-    def check(self, order: Order, view: AccountView) -> str | None:
+    def refuse(self, order: Order, engine: Engine) -> str | None:
         """Return why `order` is refused; None accepts it.
 
         Raises
@@ -208,29 +220,48 @@ class RiskGuard:
             The algorithm goes on giving orders that are refused, more than `REFUSALS_PER_BAR` in
             one bar: it is broken.
         """
-        reason = None if order.parent is not None else self._reason(order, view)
-        if reason is not None:
-            self.refusals += 1
-            self._refused += 1
-            if self._refused > REFUSALS_PER_BAR:
-                raise OrderError(
-                    f"{REFUSALS_PER_BAR:,} orders of one bar were refused, the last because {reason}",
-                    cure="look at ctx.orders before giving more",
-                )
+        if engine.now != self._moment:
+            self._moment, self._accepted, self._refused = engine.now, 0, 0
+        if self.limits.max_daily_loss is not None:
+            self.observe(session_of(engine), engine.equity())
+        reason = self._of(order, engine)
+        if reason is None:
+            self._accepted += 1
+            return None
+        self.refusals += 1
+        self._refused += 1
+        if self._refused > REFUSALS_PER_BAR:
+            raise OrderError(
+                f"{REFUSALS_PER_BAR:,} orders of one bar were refused, the last because {reason}",
+                cure="look at ctx.orders before giving more",
+            )
         return reason
 
-    def _reason(self, order: Order, view: AccountView) -> str | None:
+    def _of(self, order: Order, engine: Engine) -> str | None:
+        held = engine.account.positions.get(order.symbol, 0.0)
+        if held * order.remaining >= 0:  # it makes no position smaller: what is quick first
+            reason = self.halted or too_many(
+                self.limits, len(engine.blotter.waiting), self._accepted
+            )
+            if reason is not None:
+                return reason
+            if not self.limits.measured:
+                return None
+        return self.check(order, view_of(order, engine, self._accepted))
+
+    def check(self, order: Order, view: AccountView) -> str | None:
+        """Return why `order` is refused on an account like this; None accepts it."""
         if reduces(order, view):
             return None
         return self.halted or broken_limit(self.limits, order, view)
 
     # ---------------------------------------------------------------------------- the switch
 
-    def kill(self, reason: str = "", *, flatten: bool = False) -> Halt | None:
-        """End trading until `release`; return what to do, None where it was over already."""
-        told = reason or "the kill switch was set"
-        before, self._killed = self._killed, Halt(told, flatten)
-        return None if before is not None and before.flatten == flatten else self._killed
+    def kill(self, reason: str = "", *, flatten: bool = False) -> None:
+        """End trading until `release`; `take_halt` says what is to be done."""
+        halt = Halt(reason or "the kill switch was set", flatten)
+        if halt != self._killed:
+            self._killed = self._due = halt
 
     def release(self) -> None:
         """Let trading go on after `kill`."""
@@ -273,27 +304,67 @@ def reduces(order: Order, view: AccountView) -> bool:
     return False
 
 
-def broken_limit(limits: RiskLimits, order: Order, view: AccountView) -> str | None:
-    """Return which limit the order would break, in words; None where it breaks none."""
+def session_of(engine: Engine) -> int:
+    """Return the midnight of the session that an engine's moment belongs to."""
+    hours = engine.market.hours
+    return int(hours.midnight[max(engine.market.session_at(engine.now), 0)])
+
+
+def view_of(order: Order, engine: Engine, orders_this_bar: int) -> AccountView:
+    """Return what is to be known for the check of one order; it costs a look at each that waits."""
+    account, symbol = engine.account, order.symbol
+    waiting = engine.blotter.waiting.values()
+    enlarging: dict[str, list[float]] = {}
+    for other in waiting:
+        if other.parent is None and other is not order:
+            sums = enlarging.setdefault(other.symbol, [0.0, 0.0])
+            sums[0 if other.remaining > 0 else 1] += abs(other.remaining)
+    gross = 0.0
+    for name in {*account.positions, *enlarging}:
+        held = account.positions.get(name, 0.0)
+        bought, sold = enlarging.get(name, (0.0, 0.0))
+        worst = max(abs(held + bought), abs(held - sold), abs(held))
+        if worst:
+            gross += worst * engine.mark(name)
+    bought, sold = enlarging.get(symbol, (0.0, 0.0))
+    return AccountView(
+        equity=engine.equity(),
+        cash=account.cash,
+        position=account.positions.get(symbol, 0.0),
+        price=engine.mark(symbol),
+        gross=gross,
+        open_orders=len(waiting),
+        orders_this_bar=orders_this_bar,
+        pending_buys=bought,
+        pending_sells=sold,
+    )
+
+
+def too_many(limits: RiskLimits, open_orders: int, orders_this_bar: int) -> str | None:
+    """Return which limit on numbers of orders is reached, in words."""
     most = limits.max_orders_per_bar
-    if most is not None and view.orders_this_bar >= most:
+    if most is not None and orders_this_bar >= most:
         return f"max_orders_per_bar is {most}"
     most = limits.max_open_orders
-    if most is not None and view.open_orders >= most:
+    if most is not None and open_orders >= most:
         return f"max_open_orders is {most}"
+    return None
+
+
+def broken_limit(limits: RiskLimits, order: Order, view: AccountView) -> str | None:
+    """Return which limit the order would break, in words; None where it breaks none."""
+    reason = too_many(limits, view.open_orders, view.orders_this_bar)
+    if reason is not None:
+        return reason
     asked = order.remaining
-    after = view.position + (
-        view.pending_buys + asked if asked > 0 else asked - view.pending_sells
-    )
+    after = view.position + (view.pending_buys + asked if asked > 0 else asked - view.pending_sells)
     shares = limits.max_position_shares
     if shares is not None and abs(after) > shares:
         return f"the position would be {after:g} shares, and max_position_shares is {shares:g}"
     return _broken_value(limits, order, view, after)
 
 
-def _broken_value(
-    limits: RiskLimits, order: Order, view: AccountView, after: float
-) -> str | None:
+def _broken_value(limits: RiskLimits, order: Order, view: AccountView, after: float) -> str | None:
     valued = (limits.max_order_value, limits.max_position_value, limits.max_gross_exposure)
     if all(limit is None for limit in valued):
         return None

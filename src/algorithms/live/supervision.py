@@ -21,14 +21,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from algorithms.live.life import Pace, Policy, pace
 
 log = logging.getLogger("algorithms.live")
-
-K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
 
 _TRACEBACK_CHARACTERS: Final = 4_000
 _INSIST_SECONDS: Final = 1.0
@@ -41,7 +38,7 @@ class CallInterrupted(BaseException):
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[K, T]):
+class Outcome[K: Hashable, T]:
     """How a call ended.
 
     Attributes
@@ -67,7 +64,7 @@ class Outcome(Generic[K, T]):
     slow: bool
 
 
-class _Call(Generic[K, T]):
+class _Call[K: Hashable]:
     __slots__ = ("began", "ident", "insisted", "interrupted", "key", "relieved")
 
     def __init__(self, key: K, began: float) -> None:
@@ -79,7 +76,7 @@ class _Call(Generic[K, T]):
         self.insisted = -math.inf
 
 
-class Supervisor(Generic[K, T]):
+class Supervisor[K: Hashable, T]:
     """Runs the calls of a cycle side by side, within the policy's patience.
 
     Parameters
@@ -106,7 +103,7 @@ class Supervisor(Generic[K, T]):
         self._work_there = threading.Condition(self._lock)
         self._settled = threading.Condition(self._lock)
         self._waiting: deque[tuple[K, Callable[[], T]]] = deque()
-        self._calls: dict[K, _Call[K, T]] = {}
+        self._calls: dict[K, _Call[K]] = {}
         self._ended: list[Outcome[K, T]] = []
         self._idle = 0
         self._threads = 0
@@ -185,7 +182,7 @@ class Supervisor(Generic[K, T]):
                 self._interrupt(call)
         self._staff()
 
-    def _interrupt(self, call: _Call[K, T]) -> None:
+    def _interrupt(self, call: _Call[K]) -> None:
         call.interrupted = True
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(call.ident), ctypes.py_object(CallInterrupted)
@@ -227,7 +224,7 @@ class Supervisor(Generic[K, T]):
                 finally:
                     self._idle -= 1
             key, work = self._waiting.popleft()
-            call: _Call[K, T] = _Call(key, self._monotonic())
+            call: _Call[K] = _Call(key, self._monotonic())
             self._calls[key] = call
         result: T | None = None
         error: BaseException | None = None
@@ -244,7 +241,7 @@ class Supervisor(Generic[K, T]):
             except CallInterrupted as raised:  # just too late for the call
                 error = raised
 
-    def _end(self, call: _Call[K, T], result: T | None, error: BaseException | None) -> bool:
+    def _end(self, call: _Call[K], result: T | None, error: BaseException | None) -> bool:
         with self._lock:
             if call.interrupted:
                 # None is sent without the lock: from here on nothing arrives any more.
