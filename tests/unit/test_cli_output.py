@@ -155,7 +155,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.app = typer.Typer()  # type: ignore[attr-defined]
     module.app.command("run")(lambda: print("it runs"))
     module.app.callback()(lambda: None)
-    entry = EntryPoint("algo", "a_plugin_of_the_tests:app", cli.PLUGINS)
+    entry = EntryPoint("extra", "a_plugin_of_the_tests:app", cli.PLUGINS)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     monkeypatch.setattr(cli.app, "registered_groups", [*cli.app.registered_groups])
     return module
@@ -165,10 +165,10 @@ def test_an_entry_point_becomes_a_command(
     plugin: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, plugin.__name__, plugin)
-    assert main(["algo", "run"]) == 0
+    assert main(["extra", "run"]) == 0
     assert capsys.readouterr().out == "it runs\n"
     assert main(["--help"]) == 0
-    assert "algo" in capsys.readouterr().out
+    assert "extra" in capsys.readouterr().out
 
 
 def test_other_commands_do_not_load_it(plugin: ModuleType) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import typer.main
 from typer.core import TyperGroup
 
 import marketdata as md
+from algorithms.cli import app as algo
 from marketdata import errors
 from marketdata.arguments import Configured
 from marketdata.cli import exits
@@ -48,7 +50,7 @@ def code(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def commands() -> dict[str, Any]:
+def commands(of: typer.Typer = app) -> dict[str, Any]:
     """Return the registered commands by their words, as in ``db init``."""
 
     def walk(group: TyperGroup, words: str) -> Iterator[tuple[str, Any]]:
@@ -58,9 +60,15 @@ def commands() -> dict[str, Any]:
             else:
                 yield words + name, command
 
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(of)
     assert isinstance(root, TyperGroup)
     return dict(walk(root, ""))
+
+
+def known_commands() -> dict[str, Any]:
+    """Return the commands with those of the entry point ``algo``."""
+    # A command line that ran in this process may have added the entry point's to `app` already.
+    return commands() | {f"algo {name}": found for name, found in commands(algo).items()}
 
 
 # ------------------------------------------------------------------------------------ tables
@@ -133,8 +141,8 @@ def test_command_table_is_complete():
         if not code(row[0]):
             continue
         words = code(row[0])[0].split()[1:]
-        listed.append(" ".join(words[:2]) if words[0] == "db" else words[0])
-    assert sorted(listed) == sorted(commands())
+        listed.append(" ".join(words[:2]) if words[0] in ("algo", "db") else words[0])
+    assert sorted(listed) == sorted(known_commands())
 
 
 def test_exit_codes_are_complete():
@@ -194,10 +202,10 @@ def shell_lines(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS.values(), ids=DOCUMENTS.keys())
 def test_command_lines_parse(path: Path):
-    known = commands()
+    known = known_commands()
     for line in shell_lines(path):
         words: list[Any] = shlex.split(re.split("[#>|]", line)[0])[1:]
-        name = " ".join(words[:2]) if words[0] == "db" else words[0]
+        name = " ".join(words[:2]) if words[0] in ("algo", "db") else words[0]
         assert name in known, line
         rest = words[len(name.split()) :]
         if rest or not any(p.required for p in known[name].params):
