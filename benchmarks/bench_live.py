@@ -51,7 +51,7 @@ class Cross(Algorithm):
     """Holds each of its symbols while the fast average is above the slow one."""
 
     timeframe = "1min"
-    indicators = {"fast": "sma_10", "slow": "sma_30", "rsi": "rsi_14"}  # noqa: RUF012
+    indicators = {"fast": "sma_10", "slow": "sma_30", "rsi": "rsi_14"}
 
     def on_bar(self, ctx: Context) -> None:
         for symbol in ctx.symbols:
@@ -69,8 +69,8 @@ class Cross(Algorithm):
 class _Watch:
     """When the last `on_bar` of each moment ended."""
 
-    calls: dict[int, int] = {}  # noqa: RUF012
-    last: dict[int, float] = {}  # noqa: RUF012
+    calls: dict[int, int] = {}
+    last: dict[int, float] = {}
 
     @classmethod
     def seen(cls, moment: int) -> None:

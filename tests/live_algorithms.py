@@ -28,7 +28,7 @@ class Zigzag(Algorithm):
 
     symbols = ("AAPL",)
     timeframe = "1min"
-    indicators = {"average": "sma_{length}"}  # noqa: RUF012 - as authors write it
+    indicators = {"average": "sma_{length}"}
     length = Param(5, low=2)
 
     def on_bar(self, ctx: Context) -> None:

@@ -44,8 +44,8 @@ from algorithms.result import BacktestResult
 from algorithms.run_record import AppliedAction, BacktestRun
 from algorithms.series import BarArrays
 from algorithms.sweep import sweep
-from algorithms.walk_forward import walk_forward
 from algorithms.trades import Trade
+from algorithms.walk_forward import walk_forward
 
 __all__ = [
     "METRICS",
@@ -85,7 +85,7 @@ __all__ = [
     "crossed_above",
     "crossed_below",
     "load",
+    "metrics_of",
     "sweep",
     "walk_forward",
-    "metrics_of",
 ]
