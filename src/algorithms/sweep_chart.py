@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 AGGREGATES: Final = ("max", "median", "mean", "min")
 _MUTED, _WARNING, _MARK = "#5f6b7a", "#b3261e", "#111111"
+_CROWDED: Final = 12
+"""Windows above which nothing is written into each."""
+_NAMED: Final = 4
+_LINE_PIXELS: Final = 13
+_ACCOUNT_PIXELS: Final = 290
 _FONT: Final = {"family": "system-ui, -apple-system, 'Segoe UI', sans-serif", "size": 12}
 # The last one uploads the figure to a server of plotly's.
 _BUTTONS_LEFT_OUT: Final = ("zoomin", "zoomout", "lasso", "select", "autoscale", "sendcharttocloud")
@@ -263,7 +268,7 @@ def walk_forward_chart(result: WalkForwardResult) -> Figure:
         legend2={"orientation": "h", "x": 0, "y": 0.335, "yanchor": "bottom"},
     )
     figure.update_yaxes(gridcolor="#eceff2", zerolinecolor="#c9ced6")
-    figure.update_yaxes(title_text="account", row=1, col=1)
+    figure.update_yaxes(title_text="account", range=_with_headroom(result), row=1, col=1)
     figure.update_yaxes(title_text=result.metric, tickformat=_tick(result.metric), row=2, col=1)
     figure.update_xaxes(showgrid=False)
     return figure
@@ -272,7 +277,7 @@ def walk_forward_chart(result: WalkForwardResult) -> Figure:
 def _shade(figure: Figure, result: WalkForwardResult) -> None:
     """Shade every other test, and say above each what it was traded with."""
     windows = result.windows
-    crowded = len(windows) > 12
+    crowded = len(windows) > _CROWDED
     for number, window in windows.iterrows():
         first = window["test_start"]
         last = window["test_end"] + pd.Timedelta(days=1)
@@ -287,10 +292,23 @@ def _shade(figure: Figure, result: WalkForwardResult) -> None:
             )  # fmt: skip
 
 
+def _with_headroom(result: WalkForwardResult) -> list[float] | None:
+    """Return the range of the account's axis that leaves the words above it free."""
+    run = result.result.run
+    values = np.concatenate([run.equity, run.buy_and_hold])
+    values = values[np.isfinite(values)]
+    if not len(values) or len(result.windows) > _CROWDED:
+        return None
+    low, high = float(values.min()), float(values.max())
+    lines = min(len(result.parameters), _NAMED)
+    taken = (lines * _LINE_PIXELS + 8) / _ACCOUNT_PIXELS
+    return [low - 0.05 * (high - low), low + (high - low) / (1 - taken)]
+
+
 def _chosen(result: WalkForwardResult, window: Any) -> list[str]:
     if window[result.parameters[0]] is None:
         return ["not traded"]
-    return [f"{name} {window[name]}" for name in result.parameters[:4]]
+    return [f"{name} {window[name]}" for name in result.parameters[:_NAMED]]
 
 
 def _promised(figure: Figure, result: WalkForwardResult) -> None:

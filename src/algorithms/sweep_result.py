@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -217,6 +218,7 @@ class SweepResult:
         metric: str | None = None,
         *,
         aggregate: str = "max",
+        path: str | Path | None = None,
         show: bool | None = None,
     ) -> Figure:
         """Draw a metric over two parameters; with one parameter, as a line.
@@ -231,6 +233,8 @@ class SweepResult:
             What a cell shows where further parameters were swept: ``max``, ``median``, ``mean``
             or ``min`` of its points. A best point whose neighbours are poor is luck; the median
             shows it.
+        path : str or Path, optional
+            Also write one self-contained HTML file.
         show : bool, optional
             Whether to open the figure at once.
 
@@ -244,6 +248,8 @@ class SweepResult:
         from algorithms.sweep_chart import heatmap
 
         figure = heatmap(self, x, y, metric, aggregate)
+        if path is not None:
+            figure.write_html(path, include_plotlyjs=True, config={"displaylogo": False})
         if show:
             figure.show()
         return figure

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pandas as pd
@@ -169,9 +170,16 @@ class WalkForwardResult:
 
     # ----------------------------------------------------------------------------- pictures
 
-    def plot(self, *, show: bool | None = None) -> Figure:
+    def plot(self, *, path: str | Path | None = None, show: bool | None = None) -> Figure:
         """Draw the account over all tests against buy and hold, and what each window promised
         beside what its test brought.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Also write one self-contained HTML file.
+        show : bool, optional
+            Whether to open the figure at once.
 
         Raises
         ------
@@ -181,6 +189,8 @@ class WalkForwardResult:
         from algorithms.sweep_chart import walk_forward_chart
 
         figure = walk_forward_chart(self)
+        if path is not None:
+            figure.write_html(path, include_plotlyjs=True, config={"displaylogo": False})
         if show:
             figure.show()
         return figure

@@ -70,16 +70,23 @@ def test_nights_and_missing_bars_take_no_room_and_get_no_price():
 
 def test_labels_are_in_the_frames_zone_and_name_it():
     figure = plot(bars(tz="America/New_York"))
-    assert figure.data[0].x[0] == "09:30<br>Mar 8, 2024"
-    assert "times in America/New_York" in heading(figure)
-    assert plot(bars()).data[0].x[0] == "14:30<br>Mar 8, 2024"
+    assert figure.data[0].x[0] == "09:30"
+    assert "Mar 8, 2024, times in America/New_York" in heading(figure)
+    assert plot(bars()).data[0].x[0] == "14:30"
+
+
+def test_the_date_is_at_each_label_where_there_are_several():
+    assert plot(bars(tz="America/New_York")).data[0].x[0] == "09:30"
+    two = plot(bars("2024-03-08 20:00", count=2, freq="24h", tz="America/New_York"))
+    assert list(two.data[0].x) == ["15:00<br>Mar 8, 2024", "15:00<br>Mar 9, 2024"]
+    assert "2024" not in heading(two)
 
 
 def test_repeated_hour_keeps_its_bars_apart():
     frame = bars("2024-11-03 05:30", count=4, freq="30min", tz="America/New_York")
     labels = plot(frame).data[0].x
     assert len(set(labels)) == 4
-    assert labels[0] == "01:30 EDT<br>Nov 3, 2024"
+    assert labels[0] == "01:30 EDT"
 
 
 @pytest.mark.parametrize("tz", ["UTC", "Asia/Tokyo", None])

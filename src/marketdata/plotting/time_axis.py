@@ -43,12 +43,14 @@ class TimeAxis:
         at_exchange = places if places.tz is None else places.tz_convert(EXCHANGE_ZONE)
         self.daily = is_daily(places)
         self._dates = at_exchange.normalize()
+        self._one_date = not self.daily and places.normalize().nunique() == 1
+        date = "" if self._one_date else "<br>%b %-d, %Y"
         if self.daily:
             labels = at_exchange.strftime("%b %-d<br>%Y")
         else:
-            labels = places.strftime("%H:%M<br>%b %-d, %Y")
+            labels = places.strftime(f"%H:%M{date}")
             if labels.has_duplicates:  # the hour that a change of clocks repeats
-                labels = places.strftime("%H:%M %Z<br>%b %-d, %Y")
+                labels = places.strftime(f"%H:%M %Z{date}")
         self.labels = labels.to_numpy(dtype=object)
 
     def labels_of(self, bins: Any) -> Any:
@@ -83,7 +85,8 @@ class TimeAxis:
     def notes(self) -> list[str]:
         if self.daily:
             return []
-        return [f"times in {self.stamps.tz or 'local time'}"]
+        date = f"{self.stamps[0]:%b %-d, %Y}, " if self._one_date else ""
+        return [f"{date}times in {self.stamps.tz or 'local time'}"]
 
     def apply(self, figure: Figure) -> None:
         figure.update_xaxes(
@@ -112,6 +115,9 @@ class TimeAxis:
         if self.daily:
             return []
         starts = np.flatnonzero(self._dates[1:] != self._dates[:-1]) + 1
+        # Inside of a gap a line would cross its name.
+        filled = np.isin([starts - 1, starts], self._of_bars).any(axis=0)
+        starts = starts[filled]
         return [int(s) for s in starts] if len(starts) <= MAX_SEPARATORS else []
 
 
