@@ -20,6 +20,10 @@ IndicatorSpec = str | OwnIndicator | tuple[OwnIndicator, int]
 """A name that `md.get_indicators` knows, an author's own function, or one with its look-back."""
 
 _SETTINGS = ("symbols", "timeframe", "timeframes", "name", "fractional", "adjustment", "session")
+_WORDS = {
+    "adjustment": ("raw", "split", "dividend", "all"),
+    "session": ("regular", "extended"),
+}
 
 
 class Algorithm:
@@ -47,7 +51,7 @@ class Algorithm:
     indicators : mapping of str to spec, or sequence of str
         What to compute, by the name it is to have in the context. A spec is any name that
         `md.get_indicators` knows, in which ``{length}`` stands for a parameter and to which
-        ``@1hour`` adds another timeframe; or a function of your own: it is given the bars as
+        ``@1hour`` adds another timeframe (then it is read at ``ctx["AAPL", "1hour"]``); or a function of your own: it is given the bars as
         arrays (`BarArrays`), by name those of your parameters it asks for, and returns one number
         a bar; ``(function, n)`` says that a value needs the `n` bars before its own and no more.
         An indicator of several outputs has several names: ``macd``, ``macd_signal``.
@@ -93,6 +97,12 @@ class Algorithm:
         for name in _SETTINGS:
             if name in given:
                 setattr(self, name, given.pop(name))
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise ParameterError(
+                    f"{name}={getattr(self, name)!r} of {type(self).__name__} is not known",
+                    cure="use one of: " + ", ".join(words),
+                )
         self.symbols = tuple(dict.fromkeys(_several(self.symbols)))
         self.timeframes = tuple(dict.fromkeys(_several(self.timeframes)))
         self.name = self.name or type(self).__name__
@@ -106,13 +116,19 @@ class Algorithm:
     # ------------------------------------------------------------------------------ the hooks
 
     def on_start(self, ctx: Context) -> None:
-        """Called once before the first bar; live also after each restart."""
+        """Called once before the first bar; live also after each restart, with positions, open
+        orders and `state` as they were. What it orders after a restart is not sent again, and
+        `state` keeps what it held: a restart changes nothing of what is traded."""
 
     def on_bar(self, ctx: Context) -> None:
         """Called at each moment at which a bar of `timeframe` closes for at least one symbol."""
 
     def on_fill(self, ctx: Context, fill: Fill) -> None:
-        """Called for each fill, before `on_bar` of the bar it happened in."""
+        """Called for each fill, before `on_bar` of the bar it happened in.
+
+        Everything that the symbol's orders did in that bar is booked by then; what is ordered here
+        waits for the next bar.
+        """
 
     def on_stop(self, ctx: Context) -> None:
         """Called once after the last bar. Orders given here are not sent."""
@@ -171,7 +187,9 @@ class Algorithm:
 
 
 def _several(given: Any) -> Iterable[Any]:
-    """Return what was given as several; a single word is one of them."""
+    """Return what was given as several; a single word is one of them, None is nothing."""
+    if given is None:
+        return ()
     return (given,) if isinstance(given, str) else given
 
 

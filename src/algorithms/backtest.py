@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
+import numbers
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
 
 import marketdata as md
 from algorithms.account import Account
@@ -16,6 +21,7 @@ from algorithms.curves import record_of
 from algorithms.engine import Engine, Limits
 from algorithms.errors import AlgorithmError
 from algorithms.frames import Frames, market_of, symbols_in
+from algorithms.hours import EXCHANGE_ZONE, micros
 from algorithms.lines import NEVER, Int64s
 from algorithms.loading import Moment, load
 from algorithms.market import MarketData
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
     from algorithms.result import BacktestResult
 
 _PARTS = 200
+PATIENCE = 40 * 86_400_000_000
+"""Without bars for so long, a symbol has stopped trading; a month's bar may be the newest."""
 
 
 def backtest(
@@ -117,18 +125,23 @@ def run(
         Microseconds UTC; `on_bar` is called at moments in ``[since, until]`` once every indicator
         has a value.
     """
-    if cash <= 0:
-        raise AlgorithmError(f"cash of {cash:g}", cure="begin with more than 0")
+    if not (_number(cash) and cash > 0):
+        raise AlgorithmError(f"cash of {cash!r}", cure="begin with more than 0")
     began = time.perf_counter()
     costs = costs or Costs()
     algorithm = copy.deepcopy(algorithm)
     engine = Engine(algorithm, market, Account(cash), costs, limits=limits)
     first = engine.ready(since)
     times = market.moments(tuple(algorithm.symbols), engine.timeframe, first - 1, until)
-    engine.begin(first - 1)
-    for part in _parts(times, shown):
-        engine.advance(NEVER - 1, part)
-    engine.end()
+    try:
+        engine.begin(first - 1)
+        for part in _parts(times, shown):
+            engine.advance(NEVER - 1, part)
+        engine.end()
+    except Exception as error:
+        # The author's line is in the traceback; which of thousands of bars it was is not.
+        error.add_note(f"in {algorithm.name} at {_clock(engine.now)}")
+        raise
     seconds = time.perf_counter() - began
     settings: dict[str, object] = {
         "fees": repr(costs.fees),
@@ -138,9 +151,43 @@ def run(
         "session": algorithm.session,
     }
     record = record_of(engine, times, cash, seconds, settings)
-    if not len(times):
-        record.warnings.append("there is no bar at which every indicator has a value")
+    record.warnings.extend(_doubts(record, market))
+    if type(algorithm).on_bar is Algorithm.on_bar:
+        record.warnings.append(
+            f"{type(algorithm).__name__} has no on_bar: nothing is done at a bar"
+        )
     return record
+
+
+def _doubts(record: BacktestRun, market: MarketData) -> list[str]:
+    """Return what the reader of a result must know, for the account is not what it seems."""
+    if not len(record.times):
+        return ["there is no bar at which every indicator has a value"]
+    found = []
+    broke = np.flatnonzero(record.equity <= 0)
+    if len(broke):
+        found.append(
+            f"the account was worth nothing at {_clock(int(record.times[broke[0]]))}: a broker would "
+            "have closed its positions before; margin calls are not modelled"
+        )
+    for symbol, held in record.positions.items():
+        series = market.of(symbol, record.timeframe)
+        last = int(series.closes[series.size - 1]) if series.size else 0
+        if held[-1] and record.times[-1] - last > PATIENCE:
+            found.append(
+                f"{symbol} has no bar after {_clock(last)}: the {held[-1]:g} shares held of it are "
+                "worth its last close to the end"
+            )
+    return found
+
+
+def _clock(instant: int) -> str:
+    stamp = pd.Timestamp(instant, unit="us", tz="UTC").tz_convert(EXCHANGE_ZONE)
+    return f"{stamp:%Y-%m-%d %H:%M} New York"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _parts(times: Int64s, shown: Progress | None) -> list[Int64s]:
@@ -176,13 +223,34 @@ def market_for(
         if isinstance(data, MarketData):
             market = data
         else:
+            _only_own(algorithm)
             market = market_of(data, algorithm.symbols, algorithm.timeframe, algorithm.session)
         if start is None:
             return market, -NEVER
         since = instant_of(start)
+        if end is not None and instant_of(end) <= since:
+            raise AlgorithmError(
+                f"the end {end} is not after the start {start}", cure="exchange or move them"
+            )
         first = min((s.opens_from(since) for s in _main(algorithm, market)), default=NEVER)
+        if first == NEVER:
+            raise AlgorithmError(
+                f"the data has no bar from {start} on", cure="give an earlier start, or more data"
+            )
     # What closes as the first bar of the window opens belongs before it.
     return market, min(first, NEVER - 2) + 1
+
+
+def _only_own(algorithm: Algorithm) -> None:
+    """Refuse a strategy on several timeframes where frames of one are given."""
+    own = md.Timeframe.parse(algorithm.timeframe)
+    specs = algorithm.indicator_specs().values()
+    for name in (*algorithm.timeframes, *(timeframe for _, timeframe in specs)):
+        if md.Timeframe.parse(name) is not own:
+            raise AlgorithmError(
+                f"{type(algorithm).__name__} wants {name} bars too, and a frame has {own} bars only",
+                cure="run it without data: marketdata reads all timeframes it names",
+            )
 
 
 def last_moment(algorithm: Algorithm, market: MarketData, end: Moment | None) -> int:
@@ -201,6 +269,21 @@ def _main(algorithm: Algorithm, market: MarketData) -> list[Series]:
 
 def watching(algorithm: Algorithm, data: Frames | MarketData | None) -> Algorithm:
     """Return the algorithm; where it names no symbols, with those that the data has."""
+    if not isinstance(algorithm, Algorithm):
+        raise AlgorithmError(
+            f"{algorithm!r} is no strategy",
+            cure="give a subclass of algorithms.Algorithm, or an instance of one",
+        )
+    if "state" not in vars(algorithm):
+        raise AlgorithmError(
+            f"{type(algorithm).__name__}.__init__ does not call that of Algorithm",
+            cure="begin it with super().__init__(**params), or do its work in on_start",
+        )
+    if not algorithm.symbols and data is None:
+        raise AlgorithmError(
+            f"{type(algorithm).__name__} watches no symbols",
+            cure=f'give them: {type(algorithm).__name__}(symbols=["AAPL"])',
+        )
     if algorithm.symbols or data is None:
         return algorithm
     algorithm = copy.copy(algorithm)
@@ -214,8 +297,14 @@ def watching(algorithm: Algorithm, data: Frames | MarketData | None) -> Algorith
 def costs_of(fees: Fees | None, slippage: Slippage | None, leverage: float) -> Costs:
     """Return the costs asked for, with the defaults of `backtest`."""
     given: dict[str, Any] = {"leverage": leverage}
-    if not leverage > 0:
-        raise AlgorithmError(f"a leverage of {leverage:g}", cure="give more than 0")
+    if not (_number(leverage) and leverage > 0):
+        raise AlgorithmError(f"a leverage of {leverage!r}", cure="give a number above 0")
+    for what, model, method in (("fees", fees, "fee"), ("slippage", slippage, "price")):
+        if model is None or (
+            callable(getattr(model, method, None)) and not isinstance(model, type)
+        ):
+            continue
+        raise AlgorithmError(f"{what}={model!r} is no model of {what}", cure=_model(what, model))
     if fees is not None:
         given["fees"] = fees
     if slippage is not None:
@@ -223,13 +312,31 @@ def costs_of(fees: Fees | None, slippage: Slippage | None, leverage: float) -> C
     return Costs(**given)
 
 
+def _model(what: str, given: object) -> str:
+    """Return what to give for fees or slippage in place of what was given."""
+    if isinstance(given, type):
+        return f"give an instance: {given.__name__}()"
+    if not _number(given):
+        return "give PerShare(0.005)" if what == "fees" else "give BasisPoints(1)"
+    share = float(given)  # type: ignore[arg-type]
+    return (
+        f"for a share of the money: Percent({share:g}); for an amount a share: PerShare({share:g})"
+        if what == "fees"
+        else f"for a share of the price: BasisPoints({share * 10_000:g})"
+    )
+
+
 def instant_of(moment: Moment) -> int:
     """Return a date or an aware time as microseconds UTC; a date is the exchange's midnight."""
-    import pandas as pd
-
-    from algorithms.hours import EXCHANGE_ZONE, micros
-
-    stamp = pd.Timestamp(moment)
+    try:
+        stamp = pd.Timestamp(moment)
+        if isinstance(moment, (int, float)) or pd.isna(stamp):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise AlgorithmError(
+            f"{moment!r} is not a moment",
+            cure='on data of your own write a date ("2024-01-02") or an aware datetime',
+        ) from None
     if stamp.tzinfo is None:
         if isinstance(moment, str) or stamp == stamp.normalize():
             stamp = stamp.tz_localize(EXCHANGE_ZONE)

@@ -80,7 +80,7 @@ class Blotter:
         account: Account,
         costs: Costs,
         cursors: dict[str, Cursor],
-        mark: Callable[[str], float],
+        mark: Callable[[str, int], float],
         *,
         fractional: bool = False,
         prefix: str = "",
@@ -184,7 +184,8 @@ class Blotter:
         self._now = now
         label, opened, high, low, volume = bar.at(index)
         before = len(self.fills)
-        for order in list(cursor.waiting):
+        waiting = list(cursor.waiting)
+        for order in waiting:
             if order.state is not OrderState.OPEN or label < order.created:
                 continue
             if order.expires is not None and order.expires <= label:
@@ -196,10 +197,17 @@ class Blotter:
                 self.changed[order.id] = order
             if price is None:
                 continue
+            lapses = order.expires is not None and order.expires < cursor.closes[index]
+            if lapses and price != opened:
+                # The bar has more days than the order: only its open surely was on the first.
+                self._end(order, OrderState.EXPIRED, "its session ended")
+                continue
             fill = self._fill(order, price, label, volume)
             if fill is not None:
                 at_open = price == opened
                 for child in self._children(order):
+                    if child in waiting:
+                        continue  # an earlier part of the entry woke it: it meets the bar itself
                     self._meet_child(child, at_open, fill.price, (label, opened, high, low, volume))
         return self.fills[before:]
 
@@ -238,7 +246,7 @@ class Blotter:
             quantity = math.copysign(most, quantity)
         if slips(order):
             price = slippage.price(price, quantity, volume)
-        allowed = self._affordable(order, quantity, price)
+        allowed = self._affordable(order, quantity, price, label)
         if not allowed:
             self._end(order, OrderState.CANCELED, "the account cannot pay for it")
             return None
@@ -280,7 +288,7 @@ class Blotter:
             return 0.0
         return math.copysign(min(abs(held), abs(quantity)), quantity)
 
-    def _affordable(self, order: Order, quantity: float, price: float) -> float:
+    def _affordable(self, order: Order, quantity: float, price: float, label: int) -> float:
         """Return how much of a quantity leaves the positions within the account's reach."""
         positions = self.account.positions
         held = positions.get(order.symbol, 0.0)
@@ -290,7 +298,7 @@ class Blotter:
         others = net = 0.0
         for symbol, shares in positions.items():
             if symbol != order.symbol:
-                worth = shares * self._mark(symbol)
+                worth = shares * self._mark(symbol, label)
                 others += abs(worth)
                 net += worth
         equity = self.account.cash + net + held * price

@@ -390,5 +390,5 @@ def _dress(figure: Figure, result: BacktestResult, notes: list[str], log: bool) 
     figure.layout.updatemenus = [*figure.layout.updatemenus, scales]
     figure.update_yaxes(gridcolor="#eceff2", zerolinecolor="#c9ced6", nticks=6)
     figure.update_yaxes(title_text="account", type="log" if log else "linear", row=_ACCOUNT, col=1)
-    figure.update_yaxes(title_text="drawdown", tickformat=".0%", nticks=4, row=_DRAWDOWN, col=1)
-    figure.update_yaxes(title_text="exposure", tickformat=".0%", nticks=4, row=_EXPOSURE, col=1)
+    figure.update_yaxes(title_text="drawdown", tickformat=".1~%", nticks=4, row=_DRAWDOWN, col=1)
+    figure.update_yaxes(title_text="exposure", tickformat=".1~%", nticks=4, row=_EXPOSURE, col=1)

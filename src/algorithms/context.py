@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
+import marketdata as md
 from algorithms.errors import AlgorithmError, OrderError
 from algorithms.lines import Cursor, Line
 from algorithms.orders import Order, TimeInForce, check_order
@@ -67,9 +68,9 @@ class SymbolView:
 
     @property
     def has_bar(self) -> bool:
-        """Whether a bar of this series closed at just this moment."""
+        """Whether a bar of this series has closed since the moment before, so that it is new now."""
         at = self._cursor.at
-        return at > 0 and self._cursor.closes[at - 1] == self._engine.now
+        return at > 0 and self._cursor.closes[at - 1] > self._engine.before
 
     @property
     def bars(self) -> int:
@@ -125,6 +126,11 @@ class Context:
 
     def __getattr__(self, name: str) -> Line:
         lines = ", ".join(self.__dict__["_first"]._lines) if "_first" in self.__dict__ else ""
+        for (symbol, timeframe), view in self.__dict__.get("_views", {}).items():
+            if name in view._lines:
+                raise AttributeError(
+                    f"{name!r} is a line of {timeframe} bars: ctx[{symbol!r}, {timeframe!r}].{name}"
+                )
         raise AttributeError(
             f"the context has no {name!r}; its lines are {lines}. An indicator needs a line in "
             "`indicators` of the algorithm"
@@ -143,6 +149,8 @@ class Context:
 
     def __getitem__(self, name: str | tuple[str, str]) -> SymbolView:
         found = self._by_symbol.get(name) if isinstance(name, str) else self._views.get(name)
+        if found is None and isinstance(name, tuple) and len(name) == 2:
+            found = self._views.get((name[0], str(md.Timeframe.parse(name[1]))))
         if found is None:
             raise AlgorithmError(
                 f"the strategy does not watch {name!r}",
@@ -221,7 +229,8 @@ class Context:
         ------
         OrderError
             It cannot be meant: no quantity, a price that is not above 0, an unknown symbol, a
-            take-profit on the wrong side. A retry does not help.
+            take-profit or stop-loss on the wrong side of the entry, which is the newest close for
+            an order at the market. A retry does not help.
         """
         name = symbol or self._symbols[0]
         if name not in self._by_symbol:
@@ -236,7 +245,10 @@ class Context:
         if take_profit is not None or stop_loss is not None:
             take_profit = None if take_profit is None else float(take_profit)
             stop_loss = None if stop_loss is None else float(stop_loss)
-            _check_bracket(name, quantity, limit, stop, take_profit, stop_loss)
+            entry = limit if limit is not None else stop
+            if entry is None and self._engine.mark(name) > 0:
+                entry = self._engine.mark(name)
+            _check_bracket(name, quantity, entry, take_profit, stop_loss)
         force = _FORCES.get(tif)
         if force is None:
             raise OrderError(f"tif {tif!r}", cure="give 'day' or 'gtc'")
@@ -254,9 +266,14 @@ class Context:
     def order_target(
         self, quantity: float, symbol: str | None = None, **options: Any
     ) -> Order | None:
-        """Order what is missing to hold `quantity` shares, orders that wait counted as filled."""
+        """Order what is missing to hold `quantity` shares.
+
+        Orders at the market that wait are counted as filled; limit and stop orders only where they
+        go the same way, so that none is given twice and none is sold against: they may never fill.
+        A bracket goes with what opens or grows a position, not with what makes it smaller.
+        """
         name = symbol or self._symbols[0]
-        return self._order_whole(quantity - self._engine.expected(name), name, options)
+        return self._order_whole(self._missing(quantity, name), name, options)
 
     def order_target_percent(
         self, share: float, symbol: str | None = None, **options: Any
@@ -266,7 +283,7 @@ class Context:
         if share == 0:
             return self.order_target(0, name, **options)
         wanted = self._whole(share * self._engine.equity() / self._price(name))
-        return self._order_whole(wanted - self._engine.expected(name), name, options)
+        return self._order_whole(self._missing(wanted, name), name, options)
 
     def close_position(self, symbol: str | None = None, **options: Any) -> Order | None:
         """Order the position away; None where there is none, or orders at the market do it already.
@@ -285,9 +302,21 @@ class Context:
         found = [o for o in self.orders if symbol is None or o.symbol == symbol]
         return sum(self.cancel(order) for order in found)
 
+    def _missing(self, quantity: float, symbol: str) -> float:
+        """Return what is missing to a position, not counting what waits against it."""
+        sure = quantity - self._engine.expected(symbol, at_market=True)
+        hoped = quantity - self._engine.expected(symbol)
+        return 0.0 if sure * hoped <= 0 else min(sure, hoped, key=abs)
+
     def _order_whole(self, quantity: float, symbol: str, options: dict[str, Any]) -> Order | None:
         quantity = self._whole(quantity)
-        return self.order(quantity, symbol, **options) if quantity else None
+        if not quantity:
+            return None
+        held = self._engine.expected(symbol, at_market=True)
+        if held * quantity < 0 and abs(quantity) <= abs(held):
+            # A bracket guards what an order opens, and this one opens nothing.
+            options = options | {"take_profit": None, "stop_loss": None}
+        return self.order(quantity, symbol, **options)
 
     def _whole(self, quantity: float) -> float:
         if not math.isfinite(quantity):
@@ -311,8 +340,7 @@ class Context:
 def _check_bracket(
     symbol: str,
     quantity: float,
-    limit: float | None,
-    stop: float | None,
+    entry: float | None,
     take_profit: float | None,
     stop_loss: float | None,
 ) -> None:
@@ -322,10 +350,10 @@ def _check_bracket(
                 f"a bracket price of {price} for {symbol}", cure="give a finite price above 0"
             )
     side = 1.0 if quantity > 0 else -1.0
-    entry = limit if limit is not None else stop
     steps = [p for p in (stop_loss, entry, take_profit) if p is not None]
     if any((later - earlier) * side <= 0 for earlier, later in itertools.pairwise(steps)):
         raise OrderError(
-            f"the bracket of {symbol} is on the wrong side of its entry",
+            f"the bracket of {symbol} is on the wrong side of its entry: "
+            f"stop_loss {stop_loss}, entry {entry}, take_profit {take_profit}",
             cure="a buy needs stop_loss < entry < take_profit, a sale the reverse",
         )

@@ -40,7 +40,7 @@ from algorithms.market import MarketData
 from algorithms.orders import Fill, Order, TimeInForce
 from algorithms.readiness import warm_from
 from algorithms.run_record import AppliedAction
-from algorithms.series import CLOSE, COLUMNS, ShareAction
+from algorithms.series import CLOSE, COLUMNS, OPEN, ShareAction
 from algorithms.studies import studies_of
 from algorithms.watched import Watched
 
@@ -111,7 +111,7 @@ class Engine:
         self.limits = limits
         self.timeframe = str(md.Timeframe.parse(algorithm.timeframe))
         self.fractional = algorithm.fractional
-        self.now = 0
+        self.now = self.before = 0
         self.actions: list[AppliedAction] = []
         self.cash_flows: list[tuple[int, float]] = []
         self.share_changes: list[tuple[int, str, float]] = []
@@ -123,7 +123,7 @@ class Engine:
             account,
             costs or Costs(),
             {symbol: w.cursor for symbol, w in self._main.items()},
-            self.mark,
+            self.mark_in_bar,
             fractional=algorithm.fractional,
             prefix=prefix,
             matches=matches,
@@ -163,15 +163,21 @@ class Engine:
 
     # ------------------------------------------------------------------------------ running
 
-    def begin(self, now: int) -> None:
-        """Stand at an instant, with all bars closed by then in sight, and call `on_start`."""
-        self.now = self.context.now_us = now
+    def begin(self, now: int, resumed: dict[str, Any] | None = None) -> None:
+        """Stand at an instant, with all bars closed by then in sight, and call `on_start`; with a
+        snapshot, go on from that: see `persistence.resume`."""
+        self.now = self.before = self.context.now_us = now
         for watched in self._watched:
             self._bind(watched)
             closes = watched.closes[: watched.series.size]
             watched.cursor.move(int(closes.searchsorted(now, side="right")))
         self._action_due = self._next_action()
         self._started = True
+        if resumed is not None:
+            from algorithms.persistence import resume
+
+            resume(self, resumed)
+            return
         self.algorithm.on_start(self.context)
         if self.blotter.given:
             self._accept()
@@ -195,8 +201,10 @@ class Engine:
     def _run(self, moments: Iterable[int]) -> None:
         context, blotter, cursors = self.context, self.blotter, self._cursors
         on_bar = self.algorithm.on_bar
+        before = self.now
         for now in moments:
-            self.now = context.now_us = now
+            self.before = before
+            before = self.now = context.now_us = now
             if now > self._action_due:
                 self._book_actions(now)
             touched = None
@@ -227,7 +235,7 @@ class Engine:
     def _fill(self, touched: list[tuple[Cursor, int]], now: int) -> None:
         if len(touched) > 1:
             # What is sold at an open pays for what is bought at it, whichever symbol comes first.
-            touched.sort(key=self._takes_cash)
+            touched.sort(key=self._turn)
         for cursor, first in touched:
             bar = self._of_cursor[id(cursor)].bar
             for index in range(first, cursor.at):
@@ -236,11 +244,15 @@ class Engine:
                     for fill in fills:
                         self.algorithm.on_fill(self.context, fill)
 
-    def _takes_cash(self, item: tuple[Cursor, int]) -> bool:
-        """Return whether no order of a symbol makes its position smaller."""
+    def _turn(self, item: tuple[Cursor, int]) -> int:
+        """Return when a symbol's turn is: first what surely gets smaller at the open, last what may
+        get smaller later in the bar, whose money is not there yet."""
         cursor, _ = item
         held = self.account.positions.get(cursor.symbol, 0.0)
-        return not any(order.remaining * held < 0 for order in cursor.waiting)
+        smaller = [order for order in cursor.waiting if order.remaining * held < 0]
+        if not smaller:
+            return 1
+        return 0 if any(o.limit is None and o.stop is None for o in smaller) else 2
 
     def _accept(self) -> None:
         limits = self.limits
@@ -304,6 +316,14 @@ class Engine:
         if series.actions:
             price /= series.split_between(int(series.closes[at - 1]), self.now - 1)
         return price
+
+    def mark_in_bar(self, symbol: str, label: int) -> float:
+        """Return what a symbol is worth as a bar of this label opens: its close is not known yet."""
+        watched = self._main[symbol]
+        newest = watched.cursor.at - 1
+        if newest >= 0 and watched.series.labels[newest] >= label:
+            return float(watched.series.raw[OPEN, newest])
+        return self.mark(symbol)
 
     def equity(self) -> float:
         """Return cash and the positions at their newest closes."""

@@ -18,6 +18,9 @@ from algorithms.series import COLUMNS, Series, fingerprint_of
 
 Frames = pd.DataFrame | Mapping[str, pd.DataFrame]
 _NEEDED: Final = COLUMNS[:4]
+_DAYS: Final = {md.Timeframe.WEEK_1: 7, md.Timeframe.MONTH_1: 30}
+_SHORTEST_DAY: Final = 23 * 3_600_000_000
+"""A day on which clocks are put forward."""
 
 
 def market_of(
@@ -30,8 +33,8 @@ def market_of(
     frames : DataFrame or mapping of symbol to DataFrame
         As `md.get_bars` gives them: a DatetimeIndex for one symbol, a MultiIndex (symbol,
         timestamp) for several; labels are bar opens. Columns open, high, low, close and, where
-        there is one, volume, in any case. A naive index of dates is sessions; any other naive
-        index is refused.
+        there is one, volume, in any case. A naive index of dates is sessions, and so are the
+        midnights UTC of daily and longer bars; any other naive index is refused.
     symbols : sequence of str
         The names wanted; a frame of one series takes the first.
     timeframe : str
@@ -40,9 +43,11 @@ def market_of(
     Raises
     ------
     AlgorithmError
-        A column or a symbol is missing, times repeat, or the time zone is not said.
+        A column or a symbol is missing, times repeat, the time zone is not said, or the bars are of
+        another timeframe.
     """
     frame = str(md.Timeframe.parse(timeframe))
+    _check_kind(frames)
     parts = _by_symbol(frames, symbols)
     missing = [symbol for symbol in symbols if symbol not in parts]
     if missing:
@@ -50,7 +55,7 @@ def market_of(
             f"the frame has no bars of {', '.join(missing)}",
             cure=f"it has: {', '.join(list(parts)[:8])}",
         )
-    read = {symbol: _columns(symbol, parts[symbol]) for symbol in symbols}
+    read = {symbol: _columns(symbol, parts[symbol], frame) for symbol in symbols}
     edges = [labels[[0, -1]] for labels, _, _ in read.values() if len(labels)]
     if not edges:
         raise AlgorithmError("the frame has no bars", cure="give at least one bar")
@@ -112,9 +117,19 @@ def _by_symbol(frames: Frames, symbols: Sequence[str]) -> dict[str, pd.DataFrame
     return {symbols[0]: frames}
 
 
-def _columns(symbol: str, frame: pd.DataFrame) -> tuple[Int64s, Floats, int]:
+def _check_kind(frames: Frames) -> None:
+    found = list(frames.values()) if isinstance(frames, Mapping) else [frames]
+    for one in found:
+        if not isinstance(one, pd.DataFrame):
+            raise AlgorithmError(
+                f"data is, or has in it, a {type(one).__name__}",
+                cure="give a DataFrame of bars, or a mapping of symbol to DataFrame",
+            )
+
+
+def _columns(symbol: str, frame: pd.DataFrame, timeframe: str) -> tuple[Int64s, Floats, int]:
     """Return labels, the five columns, and how many rows without prices were left out."""
-    labels = _labels(symbol, frame.index)
+    labels = _labels(symbol, frame.index, timeframe)
     names = {str(name).lower(): name for name in frame.columns}
     if sum(str(name).lower() in COLUMNS for name in frame.columns) > len(names.keys() & {*COLUMNS}):
         raise AlgorithmError(
@@ -139,7 +154,34 @@ def _columns(symbol: str, frame: pd.DataFrame) -> tuple[Int64s, Floats, int]:
         raise AlgorithmError(
             f"the times of {symbol} do not ascend, or repeat", cure="sort the frame by time, once"
         )
+    _check_spacing(symbol, labels, timeframe)
     return labels, columns, dropped
+
+
+def _check_spacing(symbol: str, labels: Int64s, timeframe: str) -> None:
+    """Refuse bars that cannot be of the timeframe: when they closed would be made up."""
+    if len(labels) < 4:
+        return
+    frame = md.Timeframe.parse(timeframe)
+    usual = float(np.median(np.diff(labels)))
+    # Bars before the open and on half days are cut short, weeks and months differ in length.
+    if usual < 0.7 * _DAYS.get(frame, 1) * frame.step:
+        raise AlgorithmError(
+            f"the bars of {symbol} are shorter than {timeframe}: {usual / 60e6:g} minutes apart",
+            cure=f"say their timeframe in the strategy, or resample them to {timeframe}",
+        )
+    if frame.intraday and (usual >= _SHORTEST_DAY or _midnights(labels)):
+        raise AlgorithmError(
+            f"the bars of {symbol} are no {timeframe} bars: they are a day apart, or longer",
+            cure='say their timeframe in the strategy: timeframe = "1day"',
+        )
+
+
+def _midnights(labels: Int64s) -> bool:
+    """Return whether all of these are midnights at the exchange."""
+    local = pd.DatetimeIndex(labels.view("datetime64[us]")).tz_localize("UTC")
+    local = local.tz_convert(EXCHANGE_ZONE).tz_localize(None)
+    return bool((local == local.normalize()).all())
 
 
 def _numbers(symbol: str, frame: pd.DataFrame, name: Any) -> Floats:
@@ -158,7 +200,7 @@ def _outside(columns: Floats) -> int:
     return int((np.maximum(opened, close) > high).sum() + (np.minimum(opened, close) < low).sum())
 
 
-def _labels(symbol: str, index: pd.Index[Any]) -> Int64s:
+def _labels(symbol: str, index: pd.Index[Any], timeframe: str) -> Int64s:
     if not isinstance(index, pd.DatetimeIndex):
         raise AlgorithmError(
             f"the index of {symbol} is a {type(index).__name__}", cure="give a DatetimeIndex"
@@ -170,6 +212,11 @@ def _labels(symbol: str, index: pd.Index[Any]) -> Int64s:
                 cure='say it: frame.tz_localize("America/New_York")',
             )
         index = index.tz_localize(EXCHANGE_ZONE)
+    elif not md.Timeframe.parse(timeframe).intraday:
+        days = index.tz_convert("UTC").tz_localize(None)
+        # At the exchange these are evenings: what is meant are the dates.
+        if (days == days.normalize()).all():
+            index = days.tz_localize(EXCHANGE_ZONE)
     return micros(index)
 
 

@@ -149,20 +149,22 @@ class _Loading:
         intraday = md.Timeframe.parse(frame).intraday
         # Many short series in one read, few long ones one after the other: memory stays small.
         size = 1 if intraday else 50
+        main = frame == str(md.Timeframe.parse(self._algorithm.timeframe))
         for first in range(0, len(self._symbols), size):
             batch = self._symbols[first : first + size]
-            early = self._get(batch, frame, end=self._start, limit=before) if before else {}
+            # First what was asked for: what is wrong with the window is said in its own words.
             within = self._get(batch, frame, start=self._start, end=self._end)
+            early = self._get(batch, frame, end=self._start, limit=before) if before else {}
             for symbol in batch:
                 # Answers have symbols in capitals, the strategy has them as its author wrote them.
                 name = canonical_symbol(symbol)
                 parts = [p for p in (early.get(name), within.get(name)) if p is not None]
                 bars[symbol, frame] = _joined(parts)
-                if name in within and frame == str(md.Timeframe.parse(self._algorithm.timeframe)):
+                if name in within and main:
                     self._first = min(self._first, int(within[name][0][0]))
-                if name not in within:
+                if name not in within and (main or name not in early):
                     self._notes.append(f"{symbol} has no {frame} bar in the window")
-                elif before and name not in early:
+                elif name in within and before and name not in early:
                     self._notes.append(f"{symbol} has no {frame} bar before the window to warm up")
             self._progress(min(first + size, len(self._symbols)), len(self._symbols))
 

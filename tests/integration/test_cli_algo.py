@@ -208,7 +208,8 @@ def test_an_authors_mistake_is_named_by_file_and_line(algo: InProcess):
     write(algo, "faulty.py", strategy("ctx.order(self.size / 0)"))
     wrong = algo("algo", "backtest", "faulty.py", *PERIOD)
     assert wrong.code == 1
-    assert wrong.err == "error: faulty.py:10: ZeroDivisionError: division by zero\n"
+    said = "error: faulty.py:10: ZeroDivisionError: division by zero (in Mine at 2023-03-13 16:00"
+    assert wrong.err == f"{said} New York)\n"
     assert "Traceback" in algo("algo", "backtest", "faulty.py", *PERIOD, "--debug").err
     write(algo, "peeks.py", strategy("ctx.close[0]"))
     peeks = algo("algo", "backtest", "peeks.py", *PERIOD, "--json")

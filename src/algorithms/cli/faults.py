@@ -38,7 +38,9 @@ def telling(function: Callable[..., int]) -> Callable[..., int]:
             if out.debug:
                 traceback.print_exception(error)
             where = f"{line}: " if line else ""
-            out.note(f"error: {where}{described(error)}", style="red")
+            # When it happened: `backtest` notes the moment on what a strategy raises.
+            when = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+            out.note(f"error: {where}{described(error)}{when}", style="red")
             record = error.to_record() if isinstance(error, MarketDataError) else described(error)
             told = {"error": record} if line is None else {"error": record, "line": line}
             return out.done(UNEXPECTED if code is None else code, **told)
