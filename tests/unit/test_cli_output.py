@@ -225,3 +225,13 @@ def test_the_demo_breaks_on_another_answer() -> None:
     show._measure("first", "1min", expect_calls=True)
     assert show._measure("second", "1min").same is False
     assert show.broken == ["second: the answer differs from the first one"]
+
+
+@pytest.mark.parametrize("group", ["db", "algo"])
+def test_a_group_without_a_command_prints_its_help_alone(
+    group: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([group]) == 2
+    out, err = capsys.readouterr()
+    assert f"Usage: marketdata {group}" in out
+    assert err == ""

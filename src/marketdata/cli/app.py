@@ -105,6 +105,9 @@ def _refuse(error: Exception, words: list[str]) -> int:
         return out.fail(error)
     context: Any = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "marketdata"
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: help is printed
+        print(error.format_message(), end="")
+        return USAGE
     text = " ".join(error.format_message().split())
     out.note(f"error: {text} -> see: {command} --help", style="red")
     return out.done(USAGE, error=text)

@@ -22,6 +22,7 @@ import pandas as pd
 from marketdata.errors import RequestError
 from marketdata.indicators.definitions import Parameter
 from marketdata.indicators.inputs import Inputs, wall_clock
+from marketdata.indicators.moments import Column
 from marketdata.types import CLOSE, HIGH, LOW, OPEN, VOLUME
 
 _SERIES: Final = {
@@ -98,6 +99,8 @@ def check(name: str, key: str, value: Any) -> None:
         raise misread(name, name, f"{key} must be {wrong}, not {value!r}")
     if key in _AHEAD and value is True:
         raise misread(name, name, f"a value must not look ahead: {key} is {value!r}")
+    if name == "pivots" and key == "method" and value == "demark":
+        raise misread(name, name, "demark takes one formula for all bars, by all of them at once")
     if key == "anchor" and str(value).upper() != "D":
         raise misread(name, name, "it counts by session: anchor is D")
     if key.endswith("mamode") and value not in _library().ma():
@@ -146,18 +149,48 @@ def call(name: str, inputs: Inputs, keywords: Mapping[str, Parameter]) -> pd.Dat
     function = getattr(_library(), name)
     wanted = inspect.signature(function).parameters
     frame = _frame(inputs)
-    series = {key: frame.iloc[:, row] for key, row in _SERIES.items() if key in wanted}
+    if name == "pivots":
+        frame = _irregular(frame)
+    series = {key: Column(frame.iloc[:, row]) for key, row in _SERIES.items() if key in wanted}
     given = {"talib": False, **_STATED.get(name, {}), **keywords}
     with _lock, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         answer = function(**series, **given)
+        if name == "eom" and answer is not None:
+            answer = _ease(series, given).rename(answer.name)
     if isinstance(answer, tuple):
         answer = answer[0]
     if answer is None:
         return None
     if isinstance(answer, pd.Series):
         answer = answer.to_frame()
-    return pd.DataFrame(answer).astype(np.float64)
+    return pd.DataFrame(answer).astype(np.float64).iloc[-len(inputs) :]
+
+
+def _ease(series: Mapping[str, pd.Series], given: Mapping[str, Any]) -> pd.Series:
+    """Return pandas-ta's eom, the mean of (move of the middle) * range / volume.
+
+    A bar without volume divides by 0, and the average that pandas-ta takes carries the infinite
+    sum on for ever; this mean leaves it again.
+    """
+    high, low = series["high"], series["low"]
+    middle = (high + low) / 2
+    spread = (high - low).replace(0.0, np.finfo(np.float64).eps)
+    boxes = series["volume"] / given.get("divisor", 100_000_000) / spread
+    single = (middle - middle.shift(given.get("drift", 1))) / boxes
+    finite = single.replace([np.inf, -np.inf], np.nan)
+    mean: pd.Series = finite.rolling(given.get("length", 14)).mean()
+    return mean.shift(given.get("offset", 0))
+
+
+def _irregular(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the bars after two empty days, a week and ten days earlier.
+
+    Of bars on every calendar day (Monday to Friday, say) pandas-ta's pivots are those of the bar's
+    own day, of others those of the day before: it skips its own shift where it finds a frequency.
+    """
+    early = frame.index[0].normalize() - pd.to_timedelta([10, 7], unit="D")
+    return pd.concat([pd.DataFrame(np.nan, early, frame.columns), frame])
 
 
 def _frame(inputs: Inputs) -> pd.DataFrame:

@@ -110,6 +110,21 @@ class Inputs:
         bars = Bars(self.timestamp[start:end], self.values[:, start:end])
         return Inputs(bars, self.sessions[start:end], self.early)
 
+    def lengthened(self, least: int) -> Inputs:
+        """Return at least `least` bars: after these, the same ones back and forth, one a day."""
+        count = len(self)
+        if count >= least:
+            return self
+        turn = np.arange(count, least) % (2 * count)
+        index = np.where(turn < count, turn, 2 * count - 1 - turn)
+        later = np.arange(1, least - count + 1, dtype=np.int64)
+        bars = Bars(
+            np.concatenate([self.timestamp, self.timestamp[-1] + later * DAY]),
+            np.concatenate([self.values, self.values[:, index]], axis=1),
+        )
+        sessions = np.concatenate([self.sessions, self.sessions[-1] + later])
+        return Inputs(bars, sessions, self.early)
+
     @property
     def intraday(self) -> bool:
         """Whether bars are shorter than a day: none of those begins at exchange midnight."""

@@ -185,8 +185,8 @@ def _definition(name: str, keywords: tuple[tuple[str, Parameter], ...]) -> Defin
 
     def batch(inputs: Inputs, **given: Parameter) -> Sequence[Floats]:
         if scope == "series" and inputs.intraday:
-            return _by_session(name, inputs, given, found.columns)
-        return _values(name, inputs, given, found.columns)
+            return _by_session(name, inputs, given, found)
+        return _values(name, inputs, given, found)
 
     return Definition(
         name=name,
@@ -205,34 +205,34 @@ def _definition(name: str, keywords: tuple[tuple[str, Parameter], ...]) -> Defin
 
 
 def _values(
-    name: str, inputs: Inputs, given: Mapping[str, Parameter], columns: Sequence[str]
+    name: str, inputs: Inputs, given: Mapping[str, Parameter], found: probing.Measured
 ) -> list[Floats]:
-    """Return one array a column; all NaN where pandas-ta has no answer for so few bars."""
-    missing: list[Floats] = [np.full(len(inputs), np.nan) for _ in columns]
+    """Return one array a column.
+
+    Of fewer bars than pandas-ta answers for, those it knows all the same: bars are appended, which
+    changes no value before them.
+    """
+    count = len(inputs)
     try:
-        answer = call(name, inputs, given)
+        answer = call(name, inputs.lengthened(found.least), given)
     except Exception as error:
-        if (
-            len(inputs)
-            < 2 * len(columns) + probing.measure(name, tuple(given.items())).lookback + 64
-        ):
-            return missing
         raise RequestError(
             f"pandas-ta's {name} failed: {type(error).__name__}: {error}",
             cure="try other parameters",
         ) from error
-    if answer is None:
-        return missing
-    return [
-        np.asarray(answer[column], np.float64) if column in answer else missing[at]
-        for at, column in enumerate(columns)
-    ]
+    values: list[Floats] = []
+    for column, first in zip(found.columns, found.unfounded, strict=True):
+        row = np.full(count, np.nan)
+        if answer is not None and column in answer:
+            row[first:] = answer[column].to_numpy(np.float64)[first:count]
+        values.append(row)
+    return values
 
 
 def _by_session(
-    name: str, inputs: Inputs, given: Mapping[str, Parameter], columns: Sequence[str]
+    name: str, inputs: Inputs, given: Mapping[str, Parameter], found: probing.Measured
 ) -> list[Floats]:
     """Return values of what counts from a beginning: each session begins anew."""
     edges = [*np.unique(session_starts(inputs.sessions)).tolist(), len(inputs)]
-    parts = [_values(name, inputs.part(low, high), given, columns) for low, high in pairwise(edges)]
-    return [np.concatenate([part[at] for part in parts]) for at in range(len(columns))]
+    parts = [_values(name, inputs.part(low, high), given, found) for low, high in pairwise(edges)]
+    return [np.concatenate([part[at] for part in parts]) for at in range(len(found.columns))]

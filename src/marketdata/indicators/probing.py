@@ -1,8 +1,10 @@
 """Trying a pandas-ta indicator on generated bars: columns, look-back, memory, looking ahead.
 
-What is found out holds for the bars it was tried on. They are random walks of several kinds, and
-lengths found are doubled; an indicator whose memory depends on the prices (one that waits for a
-reversal, say) can remember longer than that on prices that never reverse.
+What is found out holds for the bars it was tried on: walks of several kinds, long trends, and rough
+bars with gaps, inside bars, flat runs and bars without volume. The memory is measured from many
+beginnings at once: one call on the bars from a beginning on tells, by the last bar at which it
+differs from the call on all bars, how much history that beginning lacked. Lengths found are
+doubled, and doubled again where they depend on the prices (an indicator that waits for a reversal).
 """
 
 from __future__ import annotations
@@ -17,15 +19,20 @@ import numpy as np
 from marketdata.errors import RequestError
 from marketdata.indicators import foreign
 from marketdata.indicators.definitions import UNBOUNDED, Parameter
+from marketdata.indicators.generated import KINDS, ROUGH, WALK, generated
 from marketdata.indicators.inputs import Inputs
-from marketdata.types import DAY, HOUR, Bars, Floats
+from marketdata.types import Bools, Floats, Int64s
 
 _AGREE: Final = 1e-10
 _ROUNDED: Final = 1e-8
-_ENDS: Final = 12
-"""How many last values are compared."""
-_SIZES: Final = (0, 32, 64, 128, 256, 512, 1024, 2048)
-_SEEDS: Final = (1, 2, 3)
+_EDGE: Final = 64
+"""So many first values may depend on later bars; they are left out. More is looking ahead."""
+_REACHES: Final = ((256, 6), (1024, 3), (4608, 1))
+"""Bars beyond the look-back that are compared, and from how many beginnings of each kind."""
+_LONGEST_WAIT: Final = 2048
+"""What waits longer for a price (a new high, say) is taken to count from the first bar."""
+_SPREAD: Final = 400
+"""Over how many bars the beginnings are spread."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +45,18 @@ class Measured:
         pandas-ta's own, and `outputs` what each adds to the name here.
     lookback, stabilisation : int
         As of `Indicator`.
+    least : int
+        Bars below which pandas-ta answers nothing, or not in all columns.
+    unfounded : tuple of int
+        How many first values of each column depend on later bars; they are no values.
     """
 
     columns: tuple[str, ...]
     outputs: tuple[str, ...]
     lookback: int
     stabilisation: int
-
-
-def generated(size: int, seed: int) -> Inputs:
-    """Return `size` daily bars of a random walk; weekdays from 2000 on."""
-    random = np.random.default_rng(seed)
-    drift, noise = {1: (0.0, 0.01), 2: (0.0005, 0.02), 3: (-0.0002, 0.004)}.get(seed, (0.0, 0.01))
-    close = 100 * np.exp(np.cumsum(random.normal(drift, noise, size)))
-    opened = np.append(100.0, close[:-1]) * np.exp(random.normal(0, noise / 4, size))
-    high = np.maximum(opened, close) * np.exp(np.abs(random.normal(0, noise / 2, size)))
-    low = np.minimum(opened, close) * np.exp(-np.abs(random.normal(0, noise / 2, size)))
-    volume = np.round(np.exp(random.normal(10, 0.7, size)))
-    weeks, days = np.divmod(np.arange(size), 5)
-    monday = 10959 * DAY  # 2000-01-03
-    timestamp = monday + (weeks * 7 + days) * DAY + 5 * HOUR
-    missing = np.full(size, np.nan)
-    values = np.array([opened, high, low, close, volume, missing, missing])
-    return Inputs(Bars(timestamp.astype(np.int64), values), np.arange(size))
+    least: int
+    unfounded: tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
@@ -75,12 +71,21 @@ def measure(name: str, keywords: tuple[tuple[str, Parameter], ...]) -> Measured:
     given = dict(keywords)
     longest = max([int(v) for v in given.values() if isinstance(v, int | float)], default=0)
     size = 1000 + 4 * min(max(longest, 0), 10_000)
-    first = generated(size, _SEEDS[0])
+    first = generated(size, WALK)
     columns, values = _columns(name, first, given)
-    _refuse_ahead(name, first, given, columns, values)
-    lookback = _lookback(values)
-    stabilisation = max(_stabilisation(name, seed, given, columns, lookback) for seed in _SEEDS)
-    return Measured(columns, foreign.outputs_of(columns), lookback, stabilisation)
+    unfounded = _unfounded(name, first, given, columns, values)
+    rough = generated(size, ROUGH)
+    found = _ask(name, rough, given, columns)
+    unfounded = np.maximum(unfounded, _unfounded(name, rough, given, columns, found))
+    lookback = max(_lookback(values), int(unfounded.max()))
+    return Measured(
+        columns,
+        foreign.outputs_of(columns),
+        lookback,
+        _stabilisation(name, given, columns, lookback),
+        _least(name, first, given, columns, lookback),
+        tuple(unfounded.tolist()),
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -102,7 +107,7 @@ def spelling(name: str, column: str) -> tuple[str | None, ...]:
 def _places(name: str, key: str, value: float, column: str, words: Sequence[int]) -> Iterator[int]:
     """Yield the places at which `value` stands in a column spelt like `column`."""
     try:
-        answer = foreign.call(name, generated(700, _SEEDS[0]), {key: value})
+        answer = foreign.call(name, generated(700, WALK), {key: value})
     except Exception:  # it does not take such a value
         return
     pattern = column.split("_")
@@ -147,35 +152,68 @@ def _ask(
     return np.array([answer[c].to_numpy(np.float64) if c in answer else missing for c in columns])
 
 
-def _same(left: Floats, right: Floats, agree: float = _AGREE) -> bool:
+def _differ(left: Floats, right: Floats, agree: float = _AGREE) -> Bools:
+    """Return where two arrays of columns differ, relative to the value or to the usual one."""
     both = np.isnan(left) & np.isnan(right)
     size = np.maximum(np.abs(left), np.abs(right))
-    scale = np.nanmax(size, axis=1, keepdims=True, initial=1e-12) * 0.1
+    known = np.where(np.isfinite(right), np.abs(right), 0.0)
+    usual = np.maximum(known.mean(axis=1, keepdims=True) * 0.1, 1e-13)
     with np.errstate(invalid="ignore"):
-        close = np.abs(left - right) <= agree * np.maximum(size, scale)
-    return bool((both | close | (left == right)).all())
+        close = np.abs(left - right) <= agree * np.maximum(size, usual)
+    same: Bools = both | close | (left == right)
+    return ~same
 
 
-def _refuse_ahead(
+def _unfounded(
     name: str,
     inputs: Inputs,
     given: Mapping[str, Parameter],
     columns: tuple[str, ...],
     values: Floats,
-) -> None:
+) -> Int64s:
+    """Return how many first values of each column change when later bars are appended.
+
+    Others that change are looking ahead: refused.
+    """
+    found = np.zeros(len(columns), np.int64)
     for count in (len(inputs) - 1, len(inputs) - 9, len(inputs) * 4 // 5):
         before = _ask(name, inputs.first(count), given, columns)
-        ahead = [
-            column
-            for at, column in enumerate(columns)
-            if not _same(before[at : at + 1], values[at : at + 1, :count])
-        ]
-        if ahead:
+        differ = _differ(before, values[:, :count])
+        lengths = np.array([_last(row[np.newaxis]) for row in differ])
+        if lengths.max() > _EDGE:
+            ahead = [columns[at] for at in np.flatnonzero(lengths > _EDGE)]
             raise RequestError(
                 f"pandas-ta's {name} looks ahead: {', '.join(ahead)} at a bar changes when later "
                 "bars are appended",
                 cure="a value at t is computed from bars up to t; choose other parameters",
             )
+        found = np.maximum(found, lengths)
+    return found
+
+
+def _least(
+    name: str,
+    inputs: Inputs,
+    given: Mapping[str, Parameter],
+    columns: tuple[str, ...],
+    lookback: int,
+) -> int:
+    """Return a number of bars with which pandas-ta answers in all columns: the least, if many."""
+
+    def answers(count: int) -> bool:
+        try:
+            answer = foreign.call(name, inputs.first(count), given)
+        except Exception:  # of too few bars: pandas-ta has as many ways as indicators
+            return False
+        return answer is not None and all(column in answer for column in columns)
+
+    low, high = max(lookback + 1, 3), len(inputs)  # of fewer, some print that they refuse
+    if answers(low):
+        return low
+    while low + 1 < high:
+        middle = min((low + high) // 2, 2 * low + 1)
+        low, high = (low, middle) if answers(middle) else (middle, high)
+    return high
 
 
 def _lookback(values: Floats) -> int:
@@ -185,40 +223,52 @@ def _lookback(values: Floats) -> int:
 
 
 def _stabilisation(
-    name: str, seed: int, given: Mapping[str, Parameter], columns: tuple[str, ...], lookback: int
+    name: str, given: Mapping[str, Parameter], columns: tuple[str, ...], lookback: int
 ) -> int:
-    """Return how many bars before agree with all bars, twice over.
+    """Return how many bars beyond the look-back agree with all bars, and as many for safety.
 
     pandas' own rolling sums carry rounding that no history takes away: where a looser comparison
     is content with far fewer bars, what remains is that, not memory.
     """
-    whole = generated(_SIZES[-1] + lookback + 600, seed)
-    reference = _ask(name, whole, given, columns)
-    strict = _settled_at(name, whole, given, reference, columns, lookback, _AGREE)
-    size = strict
-    if strict > _SIZES[3]:
-        loose = _settled_at(name, whole, given, reference, columns, lookback, _ROUNDED)
-        size = strict if strict <= 4 * max(loose, _SIZES[1]) else loose
-    return min(2 * size, UNBOUNDED)
+    for reach, beginnings in _REACHES:
+        strict, loose = _memories(name, given, columns, lookback, reach, beginnings)
+        most, content = int(strict.max()), int(loose.max())
+        if most > max(_EDGE, 4 * content):
+            strict, most = loose, content + content // 2
+        varied = most > int(np.median(strict)) * 3 // 2
+        if varied and most > _LONGEST_WAIT:
+            return UNBOUNDED
+        if most < reach * 3 // 4:
+            return 4 * most + _EDGE if varied else 2 * most
+    return UNBOUNDED
 
 
-def _settled_at(
+def _memories(
     name: str,
-    whole: Inputs,
     given: Mapping[str, Parameter],
-    reference: Floats,
     columns: tuple[str, ...],
     lookback: int,
-    agree: float,
-) -> int:
-    """Return how many bars beyond the look-back make windows agree with all bars."""
-    size = 0
-    for end in range(len(whole) - 300, len(whole) + 1, 150):
-        while size < UNBOUNDED:
-            start = end - _ENDS - lookback - size
-            window = _ask(name, whole.part(start, end), given, columns)
-            if _same(window[:, -_ENDS:], reference[:, end - _ENDS : end], agree):
-                break
-            larger = [s for s in _SIZES if s > size]
-            size = larger[0] if larger else UNBOUNDED
-    return size
+    reach: int,
+    beginnings: int,
+) -> tuple[Int64s, Int64s]:
+    """Return for each beginning how many bars beyond the look-back it takes to agree."""
+    found: list[list[int]] = []
+    length = lookback + reach
+    for kind in KINDS:
+        whole = generated(length + _SPREAD + 40, kind)
+        reference = _ask(name, whole, given, columns)
+        for start in np.linspace(40, 40 + _SPREAD, beginnings).astype(int).tolist():
+            window = _ask(name, whole.part(start, start + length), given, columns)
+            wanted = reference[:, start : start + length]
+            ends = [_last(_differ(window, wanted, agree)) for agree in (_AGREE, _ROUNDED)]
+            found.append([max(end - lookback, 0) for end in ends])
+            if found[-1][1] >= reach * 3 // 4:  # a longer reach is needed
+                return np.array([reach]), np.array([reach])
+    strict, loose = np.array(found, np.int64).T
+    return strict, loose
+
+
+def _last(differ: Bools) -> int:
+    """Return how many bars there are up to the last that differs in a column."""
+    at = np.flatnonzero(differ.any(axis=0))
+    return int(at[-1]) + 1 if len(at) else 0
