@@ -117,7 +117,7 @@ class Daemons:
             for name, value in os.environ.items()
             if not name.startswith(("MARKETDATA_", "APCA_", "ALPACA_"))
         }
-        given = {**self._settings, "listen": "127.0.0.1:0", **settings}
+        given = {**self._settings, "listen": "127.0.0.1:0", "companions": "off", **settings}
         ours = {f"MARKETDATA_{name.upper()}": str(value) for name, value in given.items()}
         with log.open("w") as stderr:
             process = subprocess.Popen(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from algorithms.algorithm import Algorithm
 from algorithms.blotter import Costs
 from algorithms.context import Context
 from algorithms.costs import NoSlippage
+from algorithms.library import Pair
 from algorithms.live.journal import Journal
 from algorithms.live.life import Policy
 from algorithms.live.records import Claim, Registration
 from algorithms.live.runner import LiveRunner
 from algorithms.params import Param
-from marketdata.clock import FixedClock, from_micros
+from marketdata.clock import FixedClock, from_micros, to_micros
 from tests.stack import Stack
 
 QUICK = Policy(relief=0.05, soft=0.25, hard=1.0, backoff=0.05, longest_backoff=0.2, attempts=4)
@@ -98,8 +100,30 @@ class Piles(Algorithm):
             ctx.order(1, limit=1.0)
 
 
+class Rests(Algorithm):
+    """Holds one symbol behind a stop-loss, and has an entry wait for another; may break then."""
+
+    timeframe = "1min"
+    bars = Param(1_000_000)
+
+    def on_bar(self, ctx: Context) -> None:
+        turn = self.state["turn"] = self.state.get("turn", 0) + 1
+        held, other = ctx.symbols
+        if turn == 1:
+            ctx.order(5, held, stop_loss=round(ctx[held].price * 0.5, 2))
+            ctx.order(3, other, limit=round(ctx[other].price * 0.5, 2))
+        if turn > self.bars:
+            raise ValueError("broken")
+
+
+class WarmPair(Pair):
+    """Has as much history as it looks at from its first bar on, however much there is."""
+
+    warm_up = 20
+
+
 CLASSES: dict[str, type[Algorithm]] = {
-    cls.__name__: cls for cls in (Zigzag, Raises, Sleeps, Spins, Leaks, Piles)
+    cls.__name__: cls for cls in (Zigzag, Raises, Sleeps, Spins, Leaks, Piles, Rests)
 }
 
 
@@ -179,6 +203,14 @@ class Running:
             return all((r.cursor or 0) >= closed for r in chosen)
 
         self.until(holds, f"cursors to reach {from_micros(closed)}")
+
+    def caught_up_to(self, moment: str) -> None:
+        """Wait until all have gone through what had closed at a moment."""
+        closed = to_micros(datetime.fromisoformat(moment))
+        self.until(
+            lambda: all((r.cursor or 0) >= closed for r in self.journal.records()),
+            f"cursors to reach {moment}",
+        )
 
     def stop(self) -> None:
         self.runner.stop()

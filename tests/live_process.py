@@ -130,7 +130,8 @@ def _live(clock: SharedClock, settings: dict[str, Any]) -> None:
     try:
         import marketdata as md
         from algorithms.live.journal import Journal
-        from algorithms.live.runner import LiveRunner, run_until_signalled
+        from algorithms.live.runner import LiveRunner
+        from algorithms.live.signals import run_until_signalled
         from algorithms.venues.alpaca_paper import AlpacaPaper
         from marketdata.config import Settings
         from tests.live_algorithms import QUICK, factory

@@ -6,6 +6,7 @@ Python writes a float so that reading gives the same one.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from algorithms.orders import Order, OrderState, TimeInForce
 
 if TYPE_CHECKING:
     from algorithms.engine import Engine
+
+log = logging.getLogger("algorithms.engine")
 
 VERSION = 1
 
@@ -53,6 +56,33 @@ def snapshot_of(engine: Engine) -> dict[str, Any]:
         "count": blotter.count,
         "state": copy.deepcopy(engine.algorithm.state),
     }
+
+
+def resume(engine: Engine, snapshot: dict[str, Any]) -> None:
+    """Let an engine go on from a snapshot, and call `on_start`, which sees all of it: positions,
+    open orders, `state`.
+
+    A restart must not show in what is traded: a process that fails and begins again ten times would
+    otherwise buy ten times what `on_start` buys. So what `on_start` orders now is not sent (it was
+    when the run began), and what `state` held stays; new keys are added. Waiting orders that it
+    cancels are cancelled.
+    """
+    restore_into(engine, snapshot)
+    blotter, algorithm = engine.blotter, engine.algorithm
+    kept = dict(algorithm.state)
+    algorithm.on_start(engine.context)
+    algorithm.state.update(kept)
+    for order in blotter.given:
+        order.state = OrderState.REJECTED
+        order.reason = "given when it began again"
+        blotter.changed.pop(order.id, None)
+    if blotter.given:
+        log.warning(
+            "%s: what on_start orders was ordered when the run began, and is not sent again",
+            algorithm.name,
+        )
+    blotter.given.clear()
+    blotter.count = snapshot["count"]
 
 
 def restore_into(engine: Engine, snapshot: dict[str, Any]) -> None:

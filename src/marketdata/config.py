@@ -258,6 +258,9 @@ class Settings(BaseSettings):
     listen: Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")] = Field(
         "127.0.0.1:9464", description="host:port where the daemon answers health and metrics"
     )
+    companions: Annotated[Literal["on", "off"], BeforeValidator(_lowered)] = Field(
+        "on", description="on or off: whether the daemon runs what other packages put beside it"
+    )
     log: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lowered)
     ] = Field("warning", description="debug, info, warning, error or critical")

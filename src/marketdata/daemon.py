@@ -18,7 +18,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ from marketdata import __version__, leadership
 from marketdata.brokers.resilience import answers
 from marketdata.cache import RedisCache
 from marketdata.clock import Clock, from_micros
+from marketdata.companions import Companions, environment, registered
 from marketdata.errors import CacheError, MarketDataError, StoreUnavailableError
 from marketdata.findings import described
 from marketdata.health import HealthServer, State
@@ -79,6 +80,9 @@ class Daemon:
         Seconds between two looks at the servers, where nothing happens in between.
     jobs : mapping, optional
         The table of jobs.
+    companions : mapping, optional
+        Name to command line of what runs beside the leader; by default what is installed, unless
+        the settings say otherwise.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Daemon:
         grace: float = GRACE,
         look_every: float = LOOK_EVERY,
         jobs: Mapping[str, Job] = JOBS,
+        companions: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._settings = settings
         self._given_clock = clock
@@ -110,6 +115,9 @@ class Daemon:
         self._observer: Observer | None = None
         self._cycle_failures = 0
         self._unfetched = 0
+        if companions is None:
+            companions = registered() if settings.companions == "on" else {}
+        self._companions = Companions(companions, environment(settings), self._leads)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._metrics = Metrics(
             __version__,
@@ -157,6 +165,7 @@ class Daemon:
             observer.start()
             ticker.start()
             leases.lead(on_gain=self._gained)
+            self._companions.start()
             self._phase = "running"
             while not self._stop.wait(1.0):
                 ticker.watch_clock()
@@ -219,6 +228,7 @@ class Daemon:
                 "clock": repr(runtime.clock),
                 "settle_delay": self._timetable().settle_delay,
                 "requests_per_minute": request_limit(runtime),
+                "companions": self._companions.told(),
             },
         )
         book.renew({}, token="", seconds=0)  # who may not write can never lead: say so now
@@ -252,6 +262,7 @@ class Daemon:
         """Stop what runs; return whether it did."""
         self._phase = "ending"
         began = time.monotonic()
+        self._companions.stop()
         clean = ticker.stop(self._grace)
         if not clean:
             names = ", ".join(sorted(ticker.running))
@@ -261,6 +272,7 @@ class Daemon:
 
     def _close(self) -> None:
         runtime = self._runtime
+        self._companions.close()
         if self._observer is not None:
             self._observer.close()
         if self._leases is not None:
@@ -384,6 +396,10 @@ class Daemon:
     def _is_leading(self) -> bool:
         return self._leases is not None and self._leases.is_leader()
 
+    def _leads(self) -> bool:
+        """Whether companions are to run."""
+        return self._is_leading() and not self._stop.is_set()
+
     def _heartbeat_age(self) -> float:
         return 0.0 if self._ticker is None else self._ticker.heartbeat_age()
 
@@ -410,6 +426,7 @@ class Daemon:
             "heartbeat_age": round(self._heartbeat_age(), 1),
             "running": sorted(self._ticker.running) if self._ticker else [],
             "broker_requests": answers.snapshot(),
+            "companions": self._companions.told(),
         }
         if self._runtime is not None:
             runtime = self._runtime

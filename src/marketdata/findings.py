@@ -22,6 +22,7 @@ _MANY: Final = 0.1
 """The share of stale series above which it is not single symbols any more."""
 _FEW_REQUESTS: Final = 0.04
 """The share of the limit that is less than a backfill leaves by itself."""
+_MANY_FAILURES: Final = 3
 _FEW_PASSED_OVER: Final = 3
 """Ticks a day that may be passed over without anybody having to know: the next run does it all."""
 _PASSED_OVER: Final = {
@@ -65,6 +66,7 @@ def findings(vitals: Vitals) -> list[Finding]:
         *_of_ticks(vitals),
         *_of_store(vitals),
         *_of_budget(vitals),
+        *_of_companions(vitals),
     ]
     return sorted(found, key=lambda f: -f.level)
 
@@ -183,6 +185,19 @@ def _of_budget(vitals: Vitals) -> Iterator[Finding]:
             f"{max(left, 0):,} of {limit:,} requests a minute are left",
             "see who asks: marketdata status; backfills give way by themselves",
         )
+
+
+def _of_companions(vitals: Vitals) -> Iterator[Finding]:
+    leader = vitals.figures.leader
+    for name, told in ((leader.details.get("companions") or {}) if leader else {}).items():
+        if told.get("failures", 0) >= _MANY_FAILURES:
+            yield Finding(
+                Level.WARNING,
+                "companion",
+                f"{name}, which runs beside the daemon, ended {told['failures']} times in a row, "
+                f"the last with exit code {told.get('exit_code')}",
+                "the daemon's log says why; MARKETDATA_COMPANIONS=off runs none",
+            )
 
 
 def _duration(seconds: float) -> str:

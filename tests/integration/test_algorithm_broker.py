@@ -104,3 +104,104 @@ def test_kill_and_flatten_reach_the_broker(
     journal.want("zigzag", Desired.KILLED, flatten=True)
     running.until(lambda: venue.positions() == {} and venue.open_orders() == [], "to be flat")
     running.until(lambda: journal.positions("zigzag") == {})
+
+
+# ------------------------------------------------------------------ what stands when it has ended
+
+
+def resting(journal: Journal, running: Running, venue: AlpacaPaper) -> None:
+    """Let an algorithm `Rests` come to hold AAPL, its exit and an entry waiting at the broker."""
+    running.started()
+    running.minutes(1)
+    running.until(lambda: journal.positions("rests") == {"AAPL": 5.0}, "the position")
+    running.until(lambda: standing(venue) == {("AAPL", -5.0), ("MSFT", 3.0)}, "both orders")
+
+
+def standing(venue: AlpacaPaper) -> set[tuple[str, float]]:
+    return {(o.symbol, o.quantity) for o in venue.open_orders()}
+
+
+def states(journal: Journal) -> dict[tuple[str, float], str]:
+    return {(o[1], o[2]): o[11] for o in journal.orders("rests")}
+
+
+def rests(**params: Any) -> Any:
+    return registration("rests", "Rests", SYMBOLS, venue="alpaca", params=params)
+
+
+def test_the_entries_of_one_that_is_stopped_are_taken_back_and_its_exits_stay(
+    stack: Stack, journal: Journal, venue: AlpacaPaper, start: Callable[..., Running]
+):
+    journal.register(rests())
+    running = start()
+    resting(journal, running, venue)
+    journal.want("rests", Desired.STOPPED, reason="lunch")
+    running.until(lambda: journal.records()[0].runner is None, "it to be let go")
+    assert standing(venue) == {("AAPL", -5.0)}
+    assert states(journal)["MSFT", 3.0] == "canceled"
+    assert states(journal)["AAPL", -5.0] == "open"
+    assert [o[15] for o in journal.orders("rests") if o[1] == "MSFT"] == ["lunch"]
+    assert running.runner.hosted == {}
+    journal.want("rests", Desired.RUNNING)
+    running.started()
+    running.minutes(2)
+    assert standing(venue) == {("AAPL", -5.0)}
+    assert journal.records()[0].life is Life.RUNNING
+
+
+def test_the_entries_of_one_that_is_given_up_are_taken_back_and_it_can_be_made_flat(
+    stack: Stack, journal: Journal, venue: AlpacaPaper, start: Callable[..., Running]
+):
+    journal.register(rests(bars=1))
+    running = start()
+    resting(journal, running, venue)
+    stack.clock.advance(minutes=1)
+    running.until(lambda: journal.records()[0].life is Life.ERROR, "it to be given up")
+    running.until(lambda: standing(venue) == {("AAPL", -5.0)}, "the entry to be taken back")
+    running.until(lambda: states(journal)["MSFT", 3.0] == "canceled")
+    journal.want("rests", Desired.KILLED, flatten=True)
+    running.until(lambda: venue.positions() == {} and standing(venue) == set(), "to be flat")
+    running.until(lambda: journal.positions("rests") == {}, "the journal to know")
+    assert journal.records()[0].life is Life.ERROR
+    assert "broken" in str(journal.records()[0].error)
+
+
+def test_the_entries_of_one_that_is_killed_are_taken_back_and_its_exits_stay(
+    stack: Stack, journal: Journal, venue: AlpacaPaper, start: Callable[..., Running]
+):
+    journal.register(rests())
+    running = start()
+    resting(journal, running, venue)
+    journal.kill_all(reason="enough")
+    running.until(lambda: standing(venue) == {("AAPL", -5.0)}, "the entry to be taken back")
+    assert journal.positions("rests") == {"AAPL": 5.0}
+
+
+def test_a_runner_that_ends_leaves_orders_and_the_next_takes_back_what_was_stopped_meanwhile(
+    stack: Stack, journal: Journal, venue: AlpacaPaper, start: Callable[..., Running]
+):
+    journal.register(rests())
+    running = start()
+    resting(journal, running, venue)
+    running.stop()
+    assert standing(venue) == {("AAPL", -5.0), ("MSFT", 3.0)}
+    journal.want("rests", Desired.STOPPED)
+    again = start()
+    again.until(lambda: standing(venue) == {("AAPL", -5.0)}, "the entry to be taken back")
+    again.until(lambda: journal.records()[0].runner is None, "it to be let go")
+    assert states(journal)["MSFT", 3.0] == "canceled"
+
+
+def test_a_broker_that_is_away_takes_entries_back_when_it_is_there_again(
+    stack: Stack, journal: Journal, venue: AlpacaPaper, start: Callable[..., Running]
+):
+    journal.register(rests())
+    running = start()
+    resting(journal, running, venue)
+    stack.sandbox.faults.add("status", match="/v2/orders", times=None, status=503)
+    journal.want("rests", Desired.STOPPED)
+    running.until(lambda: states(journal)["MSFT", 3.0] == "canceled", "it to be decided")
+    assert journal.records()[0].runner is not None, "it is not let go before"
+    stack.sandbox.faults.clear()
+    running.until(lambda: journal.records()[0].runner is None, "it to be let go")
+    assert standing(venue) == {("AAPL", -5.0)}

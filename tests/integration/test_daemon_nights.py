@@ -39,7 +39,11 @@ class Night:
         self._failures = failures
         table = {name: Job(name, "", partial(self._prepare, name)) for name in JOBS}
         self.daemon = Daemon(
-            Settings.load(**settings), clock=clock, lease=6.0, look_every=0.2, jobs=table
+            Settings.load(companions="off", **settings),
+            clock=clock,
+            lease=6.0,
+            look_every=0.2,
+            jobs=table,
         )
         self._thread = threading.Thread(target=self.daemon.run, daemon=True)
         self._thread.start()

@@ -25,6 +25,7 @@ from marketdata.jobs import Ended
 from marketdata.metrics import CONTENT_TYPE, Metrics
 from marketdata.protocols import Priority
 from marketdata.schedule import Tick, Timetable
+from marketdata.store.leases import Holding
 from marketdata.types import DAY, HOUR, MINUTE, SECOND, Timeframe
 from marketdata.wellbeing import Vitals, assess, timetable
 from tests.vitals_examples import CACHE, REAL, figures, run
@@ -207,6 +208,16 @@ def test_the_forecast_grows_with_symbols_and_years():
     assert forecast(100, retention=365) < 0.6 * forecast(100)
     assert 4e9 < forecast(1000) < 6e9, "250 million bars, nearly all of them sealed"
     assert vitals(wanted={}).forecast_bytes is None
+
+
+def test_a_companion_that_keeps_ending_is_told():
+    told = {"state": "waiting", "failures": 3, "exit_code": 78}
+    details = {"companions": {"algorithms": told, "other": {**told, "failures": 2}}}
+    leader = Holding("daemon", "me@host/1", 3, REAL, REAL, details, True)
+    (found,) = [f for f in findings(vitals(leases={"daemon": leader})) if f.subject == "companion"]
+    assert found.level is Level.WARNING
+    assert "algorithms" in found.text
+    assert "exit code 78" in found.text
 
 
 def test_vitals_are_json():

@@ -28,6 +28,7 @@ from algorithms.cli.options import (
     slippage_of,
     strategy_of,
 )
+from algorithms.cli.standing import sentence, standing
 from algorithms.errors import AlgorithmError, ParameterError
 from marketdata.cli.exits import DONE, INCOMPLETE, INTERRUPTED
 from marketdata.cli.options import ALL, command
@@ -106,7 +107,8 @@ def run(
 
     For example: marketdata algo run my_idea.py --cash 25000 --limit max_daily_loss=500
     """
-    from algorithms.live.runner import LiveRunner, run_until_signalled
+    from algorithms.live.runner import LiveRunner
+    from algorithms.live.signals import run_until_signalled
     from marketdata.client import Client
 
     registrations = _registrations(
@@ -158,8 +160,14 @@ def list_(
         switch = journal.switch()
         positions = {record.name: journal.positions(record.name) for record in records}
         orders = {record.name: _orders(journal, record.name) for record in records if names}
+        stand = {record.name: standing(journal, record) for record in records}
     out.rows(
-        {**_row(r), "positions": positions[r.name], "orders": orders.get(r.name, [])}
+        {
+            **_row(r),
+            "positions": positions[r.name],
+            "protective_exits": (stand[r.name] or (0, 0))[0],
+            "orders": orders.get(r.name, []),
+        }
         for r in records
     )
     if not records:
@@ -168,6 +176,9 @@ def list_(
         out.table(_table(records, positions))
     if switch.active:
         out.line(f"the kill switch is on: {switch.reason or 'no reason given'}", "bold red")
+    for record in records:
+        if told := sentence(record, stand[record.name]):
+            out.line(told)
     for record in records:
         if orders.get(record.name):
             out.line()

@@ -81,6 +81,11 @@ class BrokerBook:
             if order.state in (OrderState.CANCELED, OrderState.EXPIRED):
                 self._unsettled.setdefault(order.id, copy.copy(order))
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether orders ended here that may still stand at the broker."""
+        return bool(self._unsettled)
+
     def belief(self, engine: Engine) -> Belief:
         """Return what is to hold at the broker."""
         self._forget()

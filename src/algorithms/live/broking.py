@@ -113,6 +113,7 @@ class Courier:
         self._ended = threading.Event()
         self._beliefs: dict[int, Belief] = {}
         self._news: dict[int, News] = {}
+        self._agreed: dict[int, Belief] = {}
         self._known: dict[str, Delivery] = {}
         self._reported: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="algorithm-courier", daemon=True)
@@ -134,6 +135,17 @@ class Courier:
         with self._lock:
             self._beliefs.pop(algorithm, None)
             self._news.pop(algorithm, None)
+            self._agreed.pop(algorithm, None)
+
+    def look(self) -> None:
+        """Look at the broker at once."""
+        self._due.set()
+
+    def agrees(self, algorithm: int) -> bool:
+        """Whether the broker was found to have just what was told last of an algorithm."""
+        with self._lock:
+            belief = self._beliefs.get(algorithm)
+            return belief is None or self._agreed.get(algorithm) is belief
 
     def take(self) -> dict[int, News]:
         """Return the newest news of each algorithm, once."""
@@ -197,8 +209,11 @@ class Courier:
         self._tell_settled(orders, reading, owner, news)
         for difference in found.differences:
             self._act(difference, orders, owner, news)
+        differ = {owner(d.subject) for d in found.differences if d.remedy is not Remedy.REPORT}
         with self._lock:
             for algorithm, each in news.items():
+                if algorithm not in differ and not each.concerns_orders:
+                    self._agreed[algorithm] = beliefs[algorithm]
                 if algorithm in self._beliefs and (each.concerns_orders or each.delivered):
                     self._news[algorithm] = _merged(self._news.get(algorithm), each)
             any_news = bool(self._news)

@@ -8,12 +8,11 @@ other methods belong to the runner's own thread, which calls them while no worke
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -25,58 +24,21 @@ from algorithms.engine import Engine
 from algorithms.errors import JournalError
 from algorithms.lines import Int64s
 from algorithms.live.broker_book import BrokerBook
-from algorithms.live.broking import Belief, News
+from algorithms.live.broking import News
 from algorithms.live.life import Course, Policy
-from algorithms.live.records import Claim, Delivery, Entry, Life, SessionEquity
+from algorithms.live.records import Claim, Entry, Life, SessionEquity
 from algorithms.live.risk import RiskGuard, RiskLimits, session_of
+from algorithms.live.stepped import Stepped, delivery_of, stepped_of, storable
 from algorithms.live.warming import Needs, SharedMarket, needs_of
-from algorithms.orders import Fill, Order, OrderState
+from algorithms.orders import Fill, Order
 
 PAPER: Final = "paper"
 MOMENTS_A_STEP: Final = 64
 """Moments that one call goes through at most, where many were missed: the limits of time are on
 calls."""
 _NEWEST: Final = 8
-MOST_REJECTED: Final = 100
-"""Refused orders of one step that are stored; the rest is counted only."""
 Factory = Callable[[Claim], tuple[Algorithm, Costs]]
 """Makes an algorithm and what trading costs it from what is stored of it."""
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """What one call of an algorithm did, as plain data.
-
-    Attributes
-    ----------
-    cursor : int
-    snapshot : str
-        JSON.
-    orders : sequence of Order
-        Copies of those that are new or have changed.
-    fills : sequence of Fill
-    positions : dict of str to (shares, newest raw close)
-    sessions : sequence of SessionEquity
-        Those that ended on the way.
-    cash, equity : float
-    moments : int
-        Gone through.
-    behind : bool
-        Whether there are more up to where it was to go.
-    """
-
-    cursor: int
-    snapshot: str
-    orders: Sequence[Order]
-    fills: Sequence[Fill]
-    positions: dict[str, tuple[float, float]]
-    cash: float
-    equity: float
-    sessions: Sequence[SessionEquity] = ()
-    moments: int = 0
-    behind: bool = False
-    belief: Belief | None = None
-    """What is to hold at the broker once this is stored; None with the paper venue."""
 
 
 @dataclass(slots=True)
@@ -144,7 +106,7 @@ class Hosted:
             Account(registration.cash),
             costs,
             limits=self.guard,
-            prefix=f"{self.name}.{self.claim.record.run}.",
+            prefix=self.prefix,
             matches=self.venue == PAPER,
         )
         if self.venue != PAPER:
@@ -249,41 +211,10 @@ class Hosted:
         sessions: Sequence[SessionEquity] = (),
     ) -> Stepped:
         assert self.guard is not None
-        account, blotter = engine.account, engine.blotter
-        changed = [copy.copy(order) for order in blotter.changed.values()]
-        belief = None
-        if self._broker is not None:
-            self._broker.note(changed)
-            belief = self._broker.belief(engine)
-        # The journal has them: what a process keeps must not grow with every order it ever gave.
-        blotter.changed.clear()
-        for grown in (
-            blotter.orders,
-            blotter.fills,
-            blotter.moments,
-            engine.actions,
-            engine.cash_flows,
-            engine.share_changes,
-        ):
-            cast("list[Any]", grown).clear()
-        told = engine.snapshot()
-        told.pop("now")
-        return Stepped(
-            cursor=engine.now,
-            snapshot=json.dumps(
-                {"engine": told, "risk": self.guard.snapshot()}
-                | ({} if self._broker is None else {"broker": self._broker.snapshot()})
-            ),
-            orders=changed,
-            fills=list(fills),
-            positions={s: (q, engine.mark(s)) for s, q in account.positions.items()},
-            cash=account.cash,
-            equity=engine.equity(),
-            sessions=sessions,
-            moments=moments,
-            behind=behind,
-            belief=belief,
-        )
+        return stepped_of(
+            engine, self.guard, self._broker, fills,
+            moments=moments, behind=behind, sessions=sessions,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------ the runner's own
 
@@ -306,9 +237,19 @@ class Hosted:
         return self._kill is not None
 
     @property
+    def prefix(self) -> str:
+        """What the ids of its orders begin with."""
+        return f"{self.name}.{self.claim.record.run}."
+
+    @property
     def cursor(self) -> int | None:
         """Up to where the journal has it."""
         return self._stored.cursor
+
+    @property
+    def snapshot(self) -> str | None:
+        """What the journal has of it, JSON."""
+        return self._stored.snapshot
 
     def has_news(self, until: int) -> bool:
         """Whether a bar that it is called for has closed since its last moment, up to `until`."""
@@ -348,9 +289,9 @@ class Hosted:
             return entry
         entry.cursor = stepped.cursor
         entry.snapshot = None if stepped.snapshot == self._stored.snapshot else stepped.snapshot
-        entry.orders = _storable(stepped.orders)
+        entry.orders = storable(stepped.orders)
         if self.venue != PAPER:
-            entry.delivery = {order.id: _delivery(order) for order in entry.orders}
+            entry.delivery = {order.id: delivery_of(order) for order in entry.orders}
         entry.fills = stepped.fills
         held = {symbol: quantity for symbol, (quantity, _) in stepped.positions.items()}
         entry.positions = None if held == self._stored.positions else stepped.positions
@@ -373,38 +314,8 @@ class Hosted:
 def _resume(engine: Engine, guard: RiskGuard, snapshot: dict[str, Any], cursor: int | None) -> None:
     if cursor is None:
         raise JournalError("a snapshot without a cursor", cure="begin a fresh run")
-    told = {**snapshot["engine"], "now": cursor}
-    engine.algorithm.state = dict(told["state"])
-    engine.begin(cursor)
-    # `on_start` is called again, but what it orders was ordered the first time.
-    for order in engine.waiting_orders():
-        engine.cancel(order, "ordered before the restart")
-    engine.blotter.given.clear()
-    engine.blotter.changed.clear()
-    engine.blotter.orders.clear()
-    engine.restore(told)
+    engine.begin(cursor, resumed={**snapshot["engine"], "now": cursor})
     guard.restore(snapshot["risk"])
-
-
-def _storable(orders: Sequence[Order]) -> list[Order]:
-    """Return the orders to store: of refused ones without end, the first."""
-    found, refused = [], 0
-    for order in orders:
-        if order.state.value == "rejected":
-            refused += 1
-            if refused > MOST_REJECTED:
-                continue
-        found.append(order)
-    return found
-
-
-def _delivery(order: Order) -> Delivery:
-    """Return what a broker is to be told of an order; what it was told already stays noted."""
-    if order.state is OrderState.REJECTED:
-        return Delivery.REFUSED
-    if order.state is OrderState.FILLED:
-        return Delivery.DONE
-    return Delivery.CANCEL if order.state.final else Delivery.INTENT
 
 
 def _date(midnight: pd.Timestamp) -> date:

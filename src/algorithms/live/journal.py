@@ -40,7 +40,12 @@ _CLAIM: Final = """
     FROM algorithms a
     WHERE a.id = s.algorithm_id AND s.algorithm_id IN (
         SELECT f.algorithm_id FROM algorithm_states f JOIN algorithms w ON w.id = f.algorithm_id
-        WHERE CASE WHEN %(all)s THEN w.desired <> 'stopped' ELSE w.name = ANY (%(names)s) END
+        WHERE CASE WHEN NOT %(all)s THEN w.name = ANY (%(names)s)
+            WHEN w.desired <> 'stopped' THEN true
+            ELSE w.venue = ANY (%(brokers)s) AND (f.runner_id IS NOT NULL OR EXISTS (
+                SELECT FROM algorithm_orders o
+                WHERE o.algorithm_id = f.algorithm_id AND o.run = f.run AND o.state = 'open'
+                AND o.parent IS NULL)) END
         AND (f.runner_id IS NULL OR f.runner_id <> %(me)s AND NOT EXISTS (
             SELECT FROM algorithm_runners r
             WHERE r.id = f.runner_id AND r.lease_until > clock_timestamp()))
@@ -295,13 +300,17 @@ class RunnerLease:
             )
         )
 
-    def claim(self, names: Sequence[str] | None = None) -> list[Claim]:
+    def claim(
+        self, names: Sequence[str] | None = None, *, brokers: Sequence[str] = ()
+    ) -> list[Claim]:
         """Take algorithms that nobody runs and that are to run; return those this took.
 
         Parameters
         ----------
         names : sequence of str, optional
             These alone, also stopped ones; by default all that are wanted running or killed.
+        brokers : sequence of str
+            Venues at which, by default, stopped ones are taken too whose entries may still stand.
         """
 
         def work(cursor: Cursor) -> list[Claim]:
@@ -310,7 +319,12 @@ class RunnerLease:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('algorithms.claim'))")
             taken = cursor.execute(
                 _CLAIM,
-                {"me": self.id, "all": names is None, "names": list(names or ())},
+                {
+                    "me": self.id,
+                    "all": names is None,
+                    "names": list(names or ()),
+                    "brokers": list(brokers),
+                },
             ).fetchall()
             return rows.claims(cursor, [name for (name,) in taken])
 

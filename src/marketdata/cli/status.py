@@ -52,6 +52,8 @@ def facts_of(vitals: Vitals) -> dict[str, str]:
     if leader is not None:
         where = leader.details.get("url", "")
         facts["daemon"] = f"{leader.holder} leads since {leader.acquired_at:%Y-%m-%d %H:%M} {where}"
+        if beside := leader.details.get("companions"):
+            facts["beside it"] = ", ".join(f"{n} {t['state']}" for n, t in sorted(beside.items()))
     elif symbols or figures.runs:
         facts["daemon"] = "none runs"
     if symbols:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from algorithms.account import Account
+from algorithms.context import Context
 from algorithms.engine import Engine
 from algorithms.errors import JournalError
 from algorithms.frames import market_of
@@ -78,3 +79,54 @@ def test_orders_meet_a_bar_in_the_same_order_after_a_restart() -> None:
     second.advance(2**62)
     assert [*first.blotter.fills, *second.blotter.fills] == whole.blotter.fills
     assert [f.tag for f in whole.blotter.fills] == ["", "other", ""]
+
+
+class Eager(Scripted):
+    """Orders as it begins, and sets its state as if it had never run."""
+
+    def on_start(self, ctx: Context) -> None:
+        self.found = (dict(ctx.positions), [order.id for order in ctx.orders])
+        self.state["bars"] = 0
+        self.state.setdefault("starts", []).append(ctx.now_us)
+        self.first = ctx.order(10)
+
+    def on_bar(self, ctx: Context) -> None:
+        self.state["bars"] += 1
+        ctx.order(1, limit=90)
+
+
+def test_a_restart_does_not_show_in_what_is_traded() -> None:
+    bars = days([FLAT] * 6)
+    whole = Engine(Eager(), market_of(bars, ["X"], "1day"), Account(100_000.0), FREE)
+    whole.begin(0)
+    whole.advance(2**62)
+    market = market_of(bars, ["X"], "1day")
+    engine = Engine(Eager(), market, Account(100_000.0), FREE)
+    engine.begin(0)
+    orders = []
+    for moment in market.moments(("X",), "1day", 0, 2**62).tolist():
+        orders += [order.id for order in engine.advance(moment).changed if not order.filled]
+        told = json.loads(json.dumps(engine.snapshot()))
+        engine = Engine(Eager(), market, Account(0.0), FREE)
+        engine.begin(moment, resumed=told)
+        assert engine.blotter.changed == {}
+    assert orders == [order.id for order in whole.blotter.orders[1:]]
+    assert engine.account.positions == whole.account.positions == {"X": 10.0}
+    assert engine.account.cash == whole.account.cash
+    assert engine.algorithm.state["bars"] == whole.algorithm.state["bars"] == 6
+    assert len(engine.algorithm.state["starts"]) == 7, "what is changed in place, it has changed"
+    assert isinstance(engine.algorithm, Eager)
+    assert engine.algorithm.found == ({"X": 10.0}, [o.id for o in whole.blotter.waiting.values()])
+    assert (str(engine.algorithm.first.state), engine.blotter.given) == ("rejected", [])
+
+
+def test_what_on_start_cancels_after_a_restart_is_cancelled() -> None:
+    class Tidy(Scripted):
+        def on_start(self, ctx: Context) -> None:
+            ctx.cancel_all()
+
+    told = engine_on(days([FLAT] * 3), Scripted({2: lambda ctx: ctx.order(1, limit=50)})).snapshot()
+    other = Engine(Tidy(), market_of(days([FLAT] * 3), ["X"], "1day"), Account(0.0), FREE)
+    other.begin(told["now"], resumed=told)
+    assert other.blotter.waiting == {}
+    assert [str(o.state) for o in other.blotter.changed.values()] == ["canceled"]
