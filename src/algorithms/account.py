@@ -75,9 +75,3 @@ class Account:
         paid = self.positions.get(symbol, 0.0) * amount
         self.cash += paid
         return paid
-
-    def close_out(self, symbol: str, price: float) -> float:
-        """Take the position out at a price, as when the shares cease to exist; return its cash."""
-        paid = self.positions.pop(symbol, 0.0) * price
-        self.cash += paid
-        return paid

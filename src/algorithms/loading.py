@@ -159,7 +159,7 @@ class _Loading:
                 # Answers have symbols in capitals, the strategy has them as its author wrote them.
                 name = canonical_symbol(symbol)
                 parts = [p for p in (early.get(name), within.get(name)) if p is not None]
-                bars[symbol, frame] = _joined(parts)
+                bars[symbol, frame] = joined(parts)
                 if name in within and main:
                     self._first = min(self._first, int(within[name][0][0]))
                 if name not in within and (main or name not in early):
@@ -209,16 +209,7 @@ class _Loading:
         found = self._source.adjustment_steps(
             list(self._symbols), adjustment=self._algorithm.adjustment, **window, **options
         )
-        steps: dict[str, list[AdjustmentStep]] = defaultdict(list)
-        for symbol, time, price, volume in zip(
-            found["symbol"],
-            micros(found["timestamp"]).tolist(),
-            found["price_factor"],
-            found["volume_factor"],
-            strict=True,
-        ):
-            steps[str(symbol)].append(AdjustmentStep(time, float(price), float(volume)))
-        return steps, actions
+        return adjustment_steps(found), actions
 
 
 def share_action(row: Any) -> ShareAction | None:
@@ -235,7 +226,22 @@ def share_action(row: Any) -> ShareAction | None:
     return None
 
 
-def _joined(parts: Sequence[tuple[Int64s, Floats]]) -> tuple[Int64s, Floats]:
+def adjustment_steps(table: pd.DataFrame) -> dict[str, list[AdjustmentStep]]:
+    """Return the rows of `md.adjustment_steps` by symbol."""
+    steps: dict[str, list[AdjustmentStep]] = defaultdict(list)
+    for symbol, time, price, volume in zip(
+        table["symbol"],
+        micros(pd.DatetimeIndex(table["timestamp"])).tolist(),
+        table["price_factor"],
+        table["volume_factor"],
+        strict=True,
+    ):
+        steps[str(symbol)].append(AdjustmentStep(time, float(price), float(volume)))
+    return steps
+
+
+def joined(parts: Sequence[tuple[Int64s, Floats]]) -> tuple[Int64s, Floats]:
+    """Return labels and columns of parts that follow each other."""
     if not parts:
         return np.empty(0, np.int64), np.empty((len(COLUMNS), 0))
     if len(parts) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -164,9 +164,3 @@ def _union(parts: Sequence[Int64s]) -> Int64s:
             continue
         found = np.asarray(np.union1d(found, part), np.int64)
     return found
-
-
-def with_warnings(market: MarketData, *warnings: str) -> MarketData:
-    """Add what the reader of a result should know."""
-    market.origin = replace(market.origin, warnings=(*market.origin.warnings, *warnings))
-    return market

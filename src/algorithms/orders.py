@@ -145,14 +145,6 @@ class Fill(NamedTuple):
     tag: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bracket:
-    """The prices of the two orders that follow an entry: the first to fill cancels the other."""
-
-    take_profit: float | None = None
-    stop_loss: float | None = None
-
-
 def check_order(
     symbol: str, quantity: float, limit: float | None, stop: float | None, fractional: bool
 ) -> None:

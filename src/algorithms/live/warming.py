@@ -13,18 +13,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 import marketdata as md
 from algorithms.algorithm import Algorithm
 from algorithms.frames import bars_of
-from algorithms.hours import close_times, hours_between, micros
+from algorithms.hours import close_times, hours_between
 from algorithms.lines import Floats, Int64s
 from algorithms.live.feeds import Batch, FeedName
-from algorithms.loading import share_action
+from algorithms.loading import adjustment_steps, joined, share_action
 from algorithms.market import MarketData, SeriesName
-from algorithms.series import COLUMNS, AdjustmentStep, Series, ShareAction
+from algorithms.series import AdjustmentStep, Series, ShareAction
 from algorithms.studies import ALL, studies_of
 
 _LONG: Final = 2_500
@@ -169,7 +168,7 @@ def read_series(
                 for symbol, part in _get(client, batch, timeframe, session, window).items():
                     parts[symbol].append(part)
             for symbol in batch:
-                found[symbol, timeframe] = _joined(parts.get(symbol, []))
+                found[symbol, timeframe] = joined(parts.get(symbol, []))
     labels = [int(part[0]) for part, _ in found.values() if len(part)]
     steps: dict[str, list[AdjustmentStep]] = {}
     actions: dict[str, list[ShareAction]] = {}
@@ -209,22 +208,14 @@ def read_actions(
         action = share_action(row)
         if action is not None:
             actions[str(row.symbol)].append(action)
-    steps: dict[str, list[AdjustmentStep]] = defaultdict(list)
-    if adjustment != "raw":
-        told = client.adjustment_steps(
-            list(symbols),
-            adjustment=adjustment,  # type: ignore[arg-type]
-            start=_stamp(first),
-        )
-        for symbol, time, price, volume in zip(
-            told["symbol"],
-            micros(told["timestamp"]).tolist(),
-            told["price_factor"],
-            told["volume_factor"],
-            strict=True,
-        ):
-            steps[str(symbol)].append(AdjustmentStep(time, float(price), float(volume)))
-    return steps, actions
+    if adjustment == "raw":
+        return {}, actions
+    told = client.adjustment_steps(
+        list(symbols),
+        adjustment=adjustment,  # type: ignore[arg-type]
+        start=_stamp(first),
+    )
+    return adjustment_steps(told), actions
 
 
 def _get(
@@ -254,17 +245,6 @@ def _names(needs: Needs) -> list[tuple[SeriesName, int]]:
         for timeframe, bars in needs.bars.items()
         for symbol in needs.symbols
     ]
-
-
-def _joined(parts: Sequence[tuple[Int64s, Floats]]) -> tuple[Int64s, Floats]:
-    if not parts:
-        return np.empty(0, np.int64), np.empty((len(COLUMNS), 0))
-    if len(parts) == 1:
-        return parts[0]
-    return (
-        np.concatenate([labels for labels, _ in parts]),
-        np.concatenate([columns for _, columns in parts], axis=1),
-    )
 
 
 def _stamp(instant: int) -> pd.Timestamp:

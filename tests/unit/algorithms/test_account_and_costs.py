@@ -60,12 +60,6 @@ def test_a_dividend_is_paid_by_who_is_short() -> None:
     assert account.cash == -5
 
 
-def test_shares_that_cease_to_exist() -> None:
-    account = Account(0.0, {"X": 20})
-    assert account.close_out("X", 3.0) == 60
-    assert account.positions == {}
-
-
 @pytest.mark.parametrize(
     ("fees", "paid"),
     [
