@@ -101,13 +101,7 @@ class _Loading:
 
     def read(self, variants: Iterable[Algorithm]) -> tuple[MarketData, int]:
         algorithm = self._algorithm
-        needs: dict[str, int] = defaultdict(int)
-        for frame in (algorithm.timeframe, *algorithm.timeframes):
-            needs[str(md.Timeframe.parse(frame))] = algorithm.warm_up
-        for variant in (algorithm, *variants):
-            for study in studies_of(variant):
-                before = _LONG if study.needs >= ALL else study.needs
-                needs[study.timeframe] = max(needs[study.timeframe], before + variant.warm_up)
+        needs = bars_before(algorithm, *variants)
         for frame in needs:
             if frame != str(md.Timeframe.parse(algorithm.timeframe)):
                 # The newest one closed as the window begins, and the one that is not yet.
@@ -210,6 +204,19 @@ class _Loading:
             list(self._symbols), adjustment=self._algorithm.adjustment, **window, **options
         )
         return adjustment_steps(found), actions
+
+
+def bars_before(*algorithms: Algorithm) -> dict[str, int]:
+    """Return how many bars of each timeframe must precede the first moment of these strategies."""
+    needs: dict[str, int] = defaultdict(int)
+    for algorithm in algorithms:
+        for frame in (algorithm.timeframe, *algorithm.timeframes):
+            name = str(md.Timeframe.parse(frame))
+            needs[name] = max(needs[name], algorithm.warm_up)
+        for study in studies_of(algorithm):
+            before = _LONG if study.needs >= ALL else study.needs
+            needs[study.timeframe] = max(needs[study.timeframe], before + algorithm.warm_up)
+    return needs
 
 
 def share_action(row: Any) -> ShareAction | None:

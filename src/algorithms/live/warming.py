@@ -21,13 +21,10 @@ from algorithms.frames import bars_of
 from algorithms.hours import close_times, hours_between
 from algorithms.lines import Floats, Int64s
 from algorithms.live.feeds import Batch, FeedName
-from algorithms.loading import adjustment_steps, joined, share_action
+from algorithms.loading import adjustment_steps, bars_before, joined, share_action
 from algorithms.market import MarketData, SeriesName
 from algorithms.series import AdjustmentStep, Series, ShareAction
-from algorithms.studies import ALL, studies_of
 
-_LONG: Final = 2_500
-"""Bars of history for what counts from the first bar of a series."""
 _BATCH: Final = 100
 """Symbols of one read: memory stays small."""
 _AHEAD: Final = 300 * 86_400_000_000
@@ -66,12 +63,7 @@ class Needs:
 
 def needs_of(algorithm: Algorithm) -> Needs:
     """Return what an algorithm watches; raises what its declarations deserve."""
-    bars: dict[str, int] = defaultdict(int)
-    for frame in (algorithm.timeframe, *algorithm.timeframes):
-        bars[str(md.Timeframe.parse(frame))] = algorithm.warm_up
-    for study in studies_of(algorithm):
-        before = _LONG if study.needs >= ALL else study.needs
-        bars[study.timeframe] = max(bars[study.timeframe], before + algorithm.warm_up)
+    bars = bars_before(algorithm)
     kind = MarketKind(algorithm.session, algorithm.adjustment)
     return Needs(kind, tuple(algorithm.symbols), {k: v + MARGIN for k, v in bars.items()})
 
