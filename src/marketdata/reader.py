@@ -168,9 +168,12 @@ class Reader:
 
     def _through_store(self, call: _Call, symbols: Sequence[str]) -> None:
         """Fill gaps, read, and widen the window of series that hold too few bars."""
+        # Before planning: another thread may be taught a longer delay at any moment.
+        delay = self._settle_delay(call.query)
         spans = self.planned_spans(call.query, symbols, call.now_us)
         while spans:
-            filled = self._fill(call, spans)
+            filled = self._fill(call, spans, delay)
+            delay = filled.delay
             if self._stored.read(call.query, call.now_us, filled, call.answer):
                 spans = self._wider(call, filled.spans)
             else:
@@ -271,10 +274,10 @@ class Reader:
             lambda base: states[key.with_timeframe(base)].coverage,
         )
 
-    def _fill(self, call: _Call, spans: Mapping[str, Span]) -> Filled:
-        """Plan and fetch until nothing asked is missing; return the plan that then holds."""
+    def _fill(self, call: _Call, spans: Mapping[str, Span], delay: int) -> Filled:
+        """Plan and fetch until nothing asked is missing; return the plan that then holds. `delay`
+        is the settle delay by which `spans` were planned."""
         query, trace = call.query, call.answer.trace
-        delay = self._settle_delay(query)
         rounds = 0
         while rounds < _MOST_ROUNDS:
             if delay != self._settle_delay(query):
@@ -293,7 +296,7 @@ class Reader:
                 continue
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
-                return Filled(spans, plans, states)
+                return Filled(spans, plans, states, delay)
             walks = trace.walks
             self._fetch(call, missing)
             # A round that only waited for other callers proves nothing: the deadline bounds those.

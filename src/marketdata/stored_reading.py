@@ -30,6 +30,8 @@ class Filled:
     spans: Mapping[str, Span]
     plans: Mapping[str, Sequence[Segment]]
     states: States
+    delay: int
+    """The broker's settle delay in microseconds, by which `spans` were planned."""
 
 
 def missing_of(

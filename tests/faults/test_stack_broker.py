@@ -207,6 +207,26 @@ def test_fault_06_callers_who_waited_for_the_refused_one_are_served(
     assert statuses == [200, 403]
 
 
+@pytest.mark.filterwarnings("ignore::marketdata.DelayedDataWarning")
+def test_fault_06_a_delay_learnt_while_another_call_plans(
+    make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = make_stack(market={"entitled_sip": False})
+    reader = runtime(stack.client).series_reader
+    plain = reader.planned_spans
+
+    def planned_then_learnt(*arguments: Any) -> Any:
+        spans = plain(*arguments)
+        monkeypatch.undo()
+        stack.client.get_bars("MSFT", "1min", limit=100)
+        return spans
+
+    monkeypatch.setattr(reader, "planned_spans", planned_then_learnt)
+    assert len(stack.client.get_bars("AAPL", "1min", limit=100)) == 100
+    asked = [(r.status, r.params["symbols"]) for r in stack.sandbox.requests.matching(BARS)]
+    assert asked == [(403, "MSFT"), (200, "MSFT"), (200, "AAPL")]
+
+
 def test_fault_06_no_entitlement_at_all_is_a_typed_error(stack: Stack) -> None:
     body = '{"message": "subscription does not permit this feed"}'
     stack.sandbox.faults.add(Fault("status", match=BARS, times=None, status=403, body=body))
