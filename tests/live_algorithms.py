@@ -12,7 +12,6 @@ from algorithms.algorithm import Algorithm
 from algorithms.blotter import Costs
 from algorithms.context import Context
 from algorithms.costs import NoSlippage
-from algorithms.library import Pair
 from algorithms.live.journal import Journal
 from algorithms.live.life import Policy
 from algorithms.live.records import Claim, Registration
@@ -114,12 +113,6 @@ class Rests(Algorithm):
             ctx.order(3, other, limit=round(ctx[other].price * 0.5, 2))
         if turn > self.bars:
             raise ValueError("broken")
-
-
-class WarmPair(Pair):
-    """Has as much history as it looks at from its first bar on, however much there is."""
-
-    warm_up = 20
 
 
 CLASSES: dict[str, type[Algorithm]] = {

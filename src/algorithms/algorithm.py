@@ -63,7 +63,8 @@ class Algorithm:
     fractional : bool
         Whether shares can be broken.
     warm_up : int
-        Bars to have before the first `on_bar`, beyond what the indicators need.
+        Bars to have before the first `on_bar`, beyond what the indicators need. Where a parameter
+        says how many, set it in ``__init__``, after that of the base class.
     state : dict
         JSON-representable; kept over restarts when live. Everything else of an instance is not.
     """

@@ -71,7 +71,8 @@ def market_of(
         strange = _outside(columns)
         if strange:
             warnings.append(f"{symbol}: {strange} bars open or close outside of their low and high")
-    origin = Origin(fingerprint_of(series.values()), _simulated(frames), "", tuple(warnings))
+    data = fingerprint_of(series.values())
+    origin = Origin(data, _simulated(frames), "", tuple(warnings), given=True)
     return MarketData(series, hours, session, origin)
 
 

@@ -24,7 +24,7 @@ from algorithms.hours import close_times, hours_between, micros
 from algorithms.lines import NEVER, Floats, Int64s
 from algorithms.market import MarketData, Origin, SeriesName
 from algorithms.series import COLUMNS, AdjustmentStep, Series, ShareAction, fingerprint_of
-from algorithms.studies import ALL, studies_of
+from algorithms.studies import ALL, reach, studies_of
 from marketdata.types import canonical_symbol
 
 Moment = Any
@@ -214,8 +214,9 @@ def bars_before(*algorithms: Algorithm) -> dict[str, int]:
             name = str(md.Timeframe.parse(frame))
             needs[name] = max(needs[name], algorithm.warm_up)
         for study in studies_of(algorithm):
-            before = _LONG if study.needs >= ALL else study.needs
-            needs[study.timeframe] = max(needs[study.timeframe], before + algorithm.warm_up)
+            before = reach(study, algorithm.session)
+            before = (_LONG if before >= ALL else before) + algorithm.warm_up
+            needs[study.timeframe] = max(needs[study.timeframe], before)
     return needs
 
 

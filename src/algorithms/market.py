@@ -29,6 +29,8 @@ class Origin:
     simulated: bool = False
     provider: str = ""
     warnings: tuple[str, ...] = ()
+    given: bool = False
+    """Bars were given as a frame: what there is before them is not known."""
 
 
 class MarketData:
@@ -56,7 +58,7 @@ class MarketData:
         self.hours = hours
         self.session = session
         self.origin = origin or Origin()
-        self.studies = StudyBook(hours)
+        self.studies = StudyBook(hours, whole=self.origin.given)
         self._ends = hours.ends(session)
 
     # ------------------------------------------------------------------------------- reading

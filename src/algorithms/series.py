@@ -128,11 +128,10 @@ class Series:
             self._scaled = (epoch, scaled)
         return scaled
 
-    def arrays(self, epoch: int, first: int = 0) -> BarArrays:
-        """Return the bars from an index on as an author's function sees them."""
-        columns = self.columns(epoch)[:, first : self.size]
-        found = [column.view() for column in columns]
-        labels = self.labels[first : self.size].view()
+    def arrays(self, epoch: int, first: int, end: int) -> BarArrays:
+        """Return the bars of these indices as an author's function sees them."""
+        found = [column.view() for column in self.columns(epoch)[:, first:end]]
+        labels = self.labels[first:end].view()
         for array in (labels, *found):
             array.flags.writeable = False
         return BarArrays(labels, *found)

@@ -3,11 +3,18 @@
 A *study* is one indicator over one series: a name that `md.get_indicators` knows, or an author's
 own function. Its values are computed for all bars held, and for the new ones only when bars are
 added.
+
+The last bits of a value depend on where its window begins. So a study is computed block by block,
+a block being a week of intraday bars or a calendar year of others, each from what it needs before
+the block's first bar: whatever was loaded before that, and whether the bars came all at once or one
+by one, the values are the same to the last bit, and a live run decides as a back-test does. Over bars
+given as a frame a study is computed from the first of them on, as any library does.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +26,7 @@ import marketdata as md
 from algorithms.algorithm import Algorithm, IndicatorSpec
 from algorithms.errors import AlgorithmError
 from algorithms.hours import Hours
-from algorithms.lines import Floats
+from algorithms.lines import Floats, Int64s
 from algorithms.series import Series
 from marketdata.indicators import UNBOUNDED, Indicator, compute, history, resolve
 from marketdata.types import Bars
@@ -28,6 +35,12 @@ MOST_BYTES: Final = 512 * 1024 * 1024
 """Kept for others that ask for the same; a strategy holds what it uses whatever this says."""
 
 ALL: Final = UNBOUNDED
+_HOUR: Final = 3_600_000_000
+_WEEK: Final = 7 * 24 * _HOUR
+_SUNDAY: Final = 3 * 24 * _HOUR
+"""1970 began on a Thursday. A week that begins as Sunday does in UTC cuts no session in two."""
+_A_YEAR: Final = {md.Timeframe.WEEK_1: 53, md.Timeframe.MONTH_1: 12}
+_DAYS_A_YEAR: Final = 254
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,15 @@ class Study:
     needs : int
         Bars before the first value that may be used, warm-up of recursive ones included; `ALL` for
         every bar there is.
+    sessions : int
+        Whole sessions before its own that it needs besides.
     """
 
     timeframe: str
     aliases: tuple[str, ...]
     key: tuple[Any, ...]
     needs: int
+    sessions: int = 0
     indicator: Indicator | None = field(default=None, compare=False)
     function: Callable[..., Any] | None = field(default=None, compare=False)
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -93,9 +109,8 @@ def _named(alias: str, spec: str, timeframe: str) -> list[Study]:
             aliases = tuple(alias + column.removeprefix(indicator.name) for column in columns)
         parsed = md.Timeframe.parse(timeframe)
         before = history([indicator], parsed)
-        needs = ALL if before.sessions or before.bars >= UNBOUNDED else before.bars
         key = (indicator.name, columns, timeframe)
-        found.append(Study(timeframe, aliases, key, needs, indicator=indicator))
+        found.append(Study(timeframe, aliases, key, *before, indicator=indicator))
     return found
 
 
@@ -124,6 +139,39 @@ def _own(algorithm: Algorithm, alias: str, spec: IndicatorSpec, timeframe: str) 
     return Study(timeframe, (alias,), key, needs, function=function, arguments=arguments)
 
 
+def reach(study: Study, session: str) -> int:
+    """Return the bars to have before a moment, so that the block it lies in can be computed; `ALL`
+    for every bar there is."""
+    if study.needs >= ALL:
+        return ALL
+    frame = md.Timeframe.parse(study.timeframe)
+    if not study.needs and not study.sessions and not frame.intraday:
+        return 0
+    if not frame.intraday:
+        return study.needs + _A_YEAR.get(frame, _DAYS_A_YEAR)
+    hours = 16 if session == "extended" else 7
+    return study.needs + (study.sessions + 5) * -(-hours * _HOUR // frame.step)
+
+
+def blocks(labels: Int64s, timeframe: str, first: int = 0) -> list[tuple[int, int]]:
+    """Return the index ranges of the blocks that hold the bars from an index on, ascending."""
+    if first >= len(labels):
+        return []
+    low, high = int(labels[first]), int(labels[-1])
+    if md.Timeframe.parse(timeframe).intraday:
+        edges = list(range(low - (low - _SUNDAY) % _WEEK, high + 1, _WEEK))
+    else:
+        years = np.arange(_year(low), _year(high) + np.timedelta64(1, "Y"))
+        edges = [int(edge) for edge in years.astype("datetime64[us]").astype(np.int64)]
+    starts = [*labels.searchsorted(edges).tolist(), len(labels)]
+    return [(start, end) for start, end in itertools.pairwise(starts) if start < end]
+
+
+def _year(instant: int) -> np.datetime64[Any]:
+    year: np.datetime64[Any] = np.datetime64(instant, "us").astype("datetime64[Y]")
+    return year
+
+
 class _Values:
     """The outputs of one study over one series, with room for more bars."""
 
@@ -139,10 +187,20 @@ class _Values:
 
 
 class StudyBook:
-    """The values of studies, by series; what is asked for again is not computed again."""
+    """The values of studies, by series; what is asked for again is not computed again.
 
-    def __init__(self, hours: Hours, most_bytes: int = MOST_BYTES) -> None:
+    Parameters
+    ----------
+    hours : Hours
+    most_bytes : int, optional
+        What is asked for seldom is forgotten beyond this.
+    whole : bool, optional
+        Compute from the first bar on instead of block by block.
+    """
+
+    def __init__(self, hours: Hours, most_bytes: int = MOST_BYTES, *, whole: bool = False) -> None:
         self.hours = hours
+        self.whole = whole
         self._most = most_bytes
         self._held: OrderedDict[tuple[Any, ...], _Values] = OrderedDict()
         self._bytes = 0
@@ -164,27 +222,52 @@ class StudyBook:
         return held.arrays
 
     def _extend(self, held: _Values, study: Study, series: Series, epoch: int) -> None:
-        first = 0 if study.needs >= held.size else held.size - study.needs
-        fresh = self._compute(study, series, epoch, first)
+        fresh = self._compute(study, series, epoch, held.size)
         for place, values in enumerate(fresh):
             array = held.arrays[place]
             if len(array) < series.size or not array.flags.writeable:
                 grown = np.full(max(series.size, len(array) + len(array) // 2), np.nan)
                 grown[: held.size] = array[: held.size]
                 held.arrays[place] = array = grown
-            array[held.size : series.size] = values[held.size - first :]
+            array[held.size : series.size] = values
         held.size = series.size
 
     def _compute(self, study: Study, series: Series, epoch: int, first: int) -> list[Floats]:
+        """Return the values from an index on."""
+        labels = series.labels[: series.size]
+        if self.whole or study.needs >= ALL:
+            return [values[first:] for values in self._window(study, series, epoch, 0, series.size)]
+        parts: list[list[Floats]] = []
+        for start, end in blocks(labels, series.timeframe, first):
+            begin = self._begin(study, labels, start)
+            values = self._window(study, series, epoch, begin, end)
+            parts.append([column[max(start, first) - begin :] for column in values])
+        if not parts:
+            return [np.empty(0) for _ in study.aliases]
+        return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+
+    def _begin(self, study: Study, labels: Int64s, start: int) -> int:
+        """Return where the window of the block begins that starts at an index."""
+        begin = max(0, start - study.needs)
+        if study.sessions and len(self.hours.midnight):
+            own = int(self.hours.session_of(labels[start : start + 1])[0])
+            opened = self.hours.midnight[max(0, own - study.sessions)]
+            begin = min(begin, int(labels.searchsorted(opened)))
+        return begin
+
+    def _window(
+        self, study: Study, series: Series, epoch: int, first: int, end: int
+    ) -> list[Floats]:
+        """Return the values of the bars of these indices, computed from them alone."""
         if study.indicator is not None:
-            columns = series.columns(epoch)[:, first : series.size]
-            labels = series.labels[first : series.size]
+            columns = series.columns(epoch)[:, first:end]
+            labels = series.labels[first:end]
             # Five rows: no indicator reads vwap or trade count.
             bars = Bars(labels, columns)
             sessions = self.hours.session_of(labels)
             return list(compute([study.indicator], bars, sessions, early=self.hours.early))
         assert study.function is not None
-        given = series.arrays(epoch, first)
+        given = series.arrays(epoch, first, end)
         result = np.asarray(study.function(given, **study.arguments), np.float64)
         if result.shape != (len(given),):
             raise AlgorithmError(

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from algorithms import Algorithm, backtest
-from algorithms.library import BollingerBreakout, MacdTrend, RsiReversion, SmaCross
+from algorithms.library import BollingerBreakout, MacdTrend, Pair, RsiReversion, SmaCross
 from algorithms.live.journal import Journal
 from algorithms.live.sources import make, registration_of
 from marketdata.sandbox.generated import GeneratedMarket
-from tests.live_algorithms import Running, WarmPair
+from tests.live_algorithms import Running
 from tests.stack import Stack, make_stack
 
 __all__ = ["make_stack"]
@@ -26,10 +26,12 @@ def several() -> list[Algorithm]:
     """Return the catalogue's strategies, quick enough to trade within minutes."""
     return [
         SmaCross(fast=4, slow=11, symbols=["AAPL"], **MINUTE),
+        # Prices in cents: the two averages are often equal but for their last bits.
+        SmaCross(fast=2, slow=3, symbols=["MSFT"], name="Ties", **MINUTE),
         RsiReversion(length=3, trend_length=20, low=45, high=60, stop=0.005, **MINUTE),
         MacdTrend(symbols=["NVDA"], **MINUTE),
         BollingerBreakout(symbols=["TSLA"], **MINUTE),
-        WarmPair(symbols=["AAPL", "MSFT"], length=15, entry=1.2, **MINUTE),
+        Pair(symbols=["AAPL", "MSFT"], length=15, entry=1.2, **MINUTE),
     ]
 
 
@@ -63,12 +65,6 @@ def bare(identity: str | None) -> str | None:
     return None if identity is None else identity.rsplit(".", 1)[-1]
 
 
-def cents(price: float | None) -> float | None:
-    """Return a price to a millionth of a cent: one that is worked out from a recursive indicator
-    differs in its last bits with the length of history before."""
-    return None if price is None else round(price, 8)
-
-
 def micros(when: Any) -> int | None:
     return None if when is None else round(when.timestamp() * 1e6)
 
@@ -76,8 +72,8 @@ def micros(when: Any) -> int | None:
 def orders_live(journal: Journal, name: str) -> list[tuple[Any, ...]]:
     found = [
         (
-            bare(o[0]), o[1], o[2], cents(o[3]), cents(o[4]), o[5], micros(o[6]), micros(o[7]),
-            bare(o[8]), bare(o[9]), o[10], o[11], o[12], cents(o[13]),
+            bare(o[0]), o[1], o[2], o[3], o[4], o[5], micros(o[6]), micros(o[7]),
+            bare(o[8]), bare(o[9]), o[10], o[11], o[12], o[13],
         )
         for o in journal.orders(name)
     ]  # fmt: skip
@@ -87,18 +83,16 @@ def orders_live(journal: Journal, name: str) -> list[tuple[Any, ...]]:
 def orders_tested(run: Any) -> list[tuple[Any, ...]]:
     return [
         (
-            o.id, o.symbol, o.quantity, cents(o.limit), cents(o.stop), str(o.time_in_force),
+            o.id, o.symbol, o.quantity, o.limit, o.stop, str(o.time_in_force),
             o.created, o.expires, o.parent, o.twin, o.tag, str(o.state), o.filled,
-            cents(o.filled_price if o.filled else None),
+            o.filled_price if o.filled else None,
         )
         for o in run.orders
     ]  # fmt: skip
 
 
 def fills_live(journal: Journal, name: str) -> list[tuple[Any, ...]]:
-    return [
-        (bare(f[1]), f[2], micros(f[3]), f[4], cents(f[5]), f[6], f[7]) for f in journal.fills(name)
-    ]
+    return [(bare(f[1]), f[2], micros(f[3]), *f[4:8]) for f in journal.fills(name)]
 
 
 def assert_as_tested(
@@ -111,12 +105,11 @@ def assert_as_tested(
         start = pd.Timestamp(began[each.name], unit="us", tz="UTC").floor("min")
         run = backtest(each, start=start, client=stack.client, progress=False).run
         fills = [
-            (f.order_id, f.symbol, f.time, f.quantity, cents(f.price), f.fee, f.tag)
-            for f in run.fills
+            (f.order_id, f.symbol, f.time, f.quantity, f.price, f.fee, f.tag) for f in run.fills
         ]
         assert fills_live(journal, each.name) == fills, each.name
         assert orders_live(journal, each.name) == orders_tested(run), each.name
-        assert record.equity == pytest.approx(run.equity[-1], abs=1e-6)
+        assert record.equity == pytest.approx(run.equity[-1], rel=1e-12)
         count += len(fills)
     return count
 

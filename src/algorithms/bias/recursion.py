@@ -44,11 +44,13 @@ def warm_up_of(
             continue
         declared = None if study.needs >= ALL else study.needs
         lengths = sorted({*LENGTHS, *(() if declared is None else (declared,))})
+        # What all bars give, not what the engine's block of bars does.
+        book = StudyBook(market.hours, whole=True)
         moves: dict[str, dict[int, float]] = {alias: {} for alias in study.aliases}
         for symbol in list(algorithm.symbols)[:_SYMBOLS]:
             series = market.of(symbol, study.timeframe)
             for length in lengths:
-                for alias, moved in _moves(study, series, market, length).items():
+                for alias, moved in _moves(study, series, book, length).items():
                     held = moves[alias].get(length)
                     moves[alias][length] = moved if held is None else _worse(held, moved)
         for alias, by_length in moves.items():
@@ -59,7 +61,7 @@ def warm_up_of(
     return rows, findings
 
 
-def _moves(study: Study, series: Series, market: MarketData, length: int) -> dict[str, float]:
+def _moves(study: Study, series: Series, book: StudyBook, length: int) -> dict[str, float]:
     """Return, by output, how far values with `length` bars before them are from the full ones."""
     size = series.size
     # Compared where the full value has at least twice the bars: else there is nothing to see.
@@ -67,13 +69,13 @@ def _moves(study: Study, series: Series, market: MarketData, length: int) -> dic
     if size <= low:
         return {}
     epoch = series.epoch(int(series.closes[size - 1]))
-    full = market.studies.values(study, series, epoch)
+    full = book.values(study, series, epoch)
     points = np.unique(np.linspace(low, size - 1, _POINTS).astype(int)).tolist()
     found: dict[str, list[float]] = {alias: [] for alias in study.aliases}
     for at in points:
         part = _part(series, at - length, at + 1)
         try:
-            values = StudyBook(market.hours).values(study, part, part.epoch(NEVER))
+            values = StudyBook(book.hours, whole=True).values(study, part, part.epoch(NEVER))
         except Exception:
             # An own function that cannot do with so few bars has no value yet.
             values = [np.full(part.size, np.nan)] * len(study.aliases)

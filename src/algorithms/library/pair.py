@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from algorithms import Algorithm, Context, Param
@@ -15,6 +17,10 @@ class Pair(Algorithm):
     entry = Param(2.0, low=0.5, about="standard deviations at which the spread is traded")
     leave = Param(0.5, low=0.0, about="standard deviations at which the trade is closed")
     share = Param(0.4, low=0.01, high=0.5, about="share of equity in the first symbol")
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.warm_up = self.length
 
     def on_bar(self, ctx: Context) -> None:
         one, two = (ctx[symbol] for symbol in ctx.symbols)

@@ -155,7 +155,7 @@ class Job:
                 until = self.spans[span].until
                 series = {name: _until(one, until) for name, one in whole.series.items()}
             room = MarketData(series, whole.hours, whole.session, whole.origin)
-            room.studies = StudyBook(whole.hours, book_bytes())
+            room.studies = StudyBook(whole.hours, book_bytes(), whole=whole.origin.given)
             rooms[key] = room
             while len(rooms) > _ROOMS:
                 rooms.popitem(last=False)

@@ -123,7 +123,7 @@ def test_a_market_until_an_instant_has_nothing_later() -> None:
 
 
 def test_what_an_author_s_function_is_given_cannot_be_written() -> None:
-    given = series(3, steps=STEPS).arrays(0)
+    given = series(3, steps=STEPS).arrays(0, 0, 3)
     for array in (given.timestamp, given.open, given.close, given.volume):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
