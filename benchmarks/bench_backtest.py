@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from algorithms import Algorithm, Context, MarketData, NoSlippage
+from algorithms import Algorithm, Context, MarketData, NoSlippage, crossed_above, crossed_below
 from algorithms.backtest import run
 from algorithms.blotter import Costs
 from algorithms.frames import market_of
@@ -46,6 +46,16 @@ class Cross(Algorithm):
         if fast[-1] > slow[-1] and fast[-2] <= slow[-2]:
             ctx.order_target(LOT)
         elif fast[-1] < slow[-1] and fast[-2] >= slow[-2]:
+            ctx.order_target(0)
+
+
+class CrossInWords(Cross):
+    """The same, said with the helpers that each library has for it."""
+
+    def on_bar(self, ctx: Context) -> None:
+        if crossed_above(ctx.fast, ctx.slow):
+            ctx.order_target(LOT)
+        elif crossed_below(ctx.fast, ctx.slow):
             ctx.order_target(0)
 
 
@@ -127,19 +137,20 @@ def walk(bars: int, seed: int = 1) -> pd.DataFrame:
     )
 
 
-def ours(frame: pd.DataFrame) -> Callable[[], float]:
+def ours(frame: pd.DataFrame, cross: type[Cross] = Cross) -> Callable[[], float]:
     costs = Costs(slippage=NoSlippage())
 
     def call() -> float:
         market = market_of(frame, ["X"], "1min")
-        return float(run(Cross(), market, 0, cash=CASH, costs=costs).equity[-1])
+        return float(run(cross(), market, 0, cash=CASH, costs=costs).equity[-1])
 
     return call
 
 
-def backtesting_py(frame: pd.DataFrame) -> Callable[[], float] | None:
+def backtesting_py(frame: pd.DataFrame, *, in_words: bool = False) -> Callable[[], float] | None:
     try:
         from backtesting import Backtest, Strategy
+        from backtesting.lib import crossover
     except ImportError:
         return None
     import backtesting.backtesting as engine
@@ -160,12 +171,21 @@ def backtesting_py(frame: pd.DataFrame) -> Callable[[], float] | None:
             elif fast[-1] < slow[-1] and fast[-2] >= slow[-2]:
                 self.position.close()
 
+    class TheirsInWords(Theirs):
+        def next(self) -> None:
+            if crossover(self.fast, self.slow):
+                if not self.position:
+                    self.buy(size=LOT)
+            elif crossover(self.slow, self.fast):
+                self.position.close()
+
+    strategy = TheirsInWords if in_words else Theirs
     titled = frame.rename(columns=str.title)
 
     def call() -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stats = Backtest(titled, Theirs, cash=CASH).run()
+            stats = Backtest(titled, strategy, cash=CASH).run()
         return float(stats["Equity Final [$]"])
 
     return call
@@ -204,15 +224,18 @@ def backtrader(frame: pd.DataFrame) -> Callable[[], float] | None:
 def rows() -> Iterator[Row | Many | Absent]:
     """Yield the figures; a missing anchor is said and compared with nothing."""
     frame = walk(BARS)
-    mine, peers = ours(frame), {"backtesting.py": backtesting_py(frame)}
-    size = f"{BARS} x 1min"
-    for name, theirs in peers.items():
+    name, size = "backtesting.py", f"{BARS} x 1min"
+    for work, cross, in_words in (
+        ("SMA 10/30 cross", Cross, False),
+        ("SMA 10/30 cross, with crossover()", CrossInWords, True),
+    ):
+        mine, theirs = ours(frame, cross), backtesting_py(frame, in_words=in_words)
         if theirs is None:
             yield Absent(name)
             continue
         assert abs(mine() - theirs()) < 0.01
         best = take_turns({"ours": mine, name: theirs}, rounds=5)
-        yield Row("SMA 10/30 cross", size, best["ours"], name, best[name], 3.0, True)
+        yield Row(work, size, best["ours"], name, best[name], 3.0, True)
     # A tenth of the bars: it needs a minute for all of them, and its cost grows with their number.
     tenth = walk(BARS // 10)
     mine, theirs = ours(tenth), backtrader(tenth)

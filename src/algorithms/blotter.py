@@ -125,6 +125,8 @@ class Blotter:
             )
         entry = Order(self._new_id(), symbol, quantity, limit, stop, force, now, tag=tag)
         self.given.append(entry)
+        if take_profit is None and stop_loss is None:
+            return entry
         # The stop-loss first: where a bar reaches both, it is the one that counts.
         children = [
             Order(
@@ -148,7 +150,8 @@ class Blotter:
         for order in given:
             self.orders.append(order)
             self.changed[order.id] = order
-            if order.state.final:
+            waits = order.state is OrderState.OPEN
+            if not waits and order.state.final:
                 continue
             reason = refuse(order) if refuse is not None and order.parent is None else None
             if order.parent in refused:
@@ -157,11 +160,11 @@ class Blotter:
                 order.state, order.reason = OrderState.REJECTED, reason
                 refused.add(order.id)
                 continue
-            if order.time_in_force is TimeInForce.DAY and order.state is OrderState.OPEN:
+            if waits and order.time_in_force is TimeInForce.DAY:
                 order.expires = day_end()
                 self.expiry = min(self.expiry, order.expires)
             self.waiting[order.id] = order
-            if order.state is OrderState.OPEN:
+            if waits:
                 self._cursors[order.symbol].waiting.append(order)
         return given
 
@@ -183,8 +186,8 @@ class Blotter:
             return []
         self._now = now
         label, opened, high, low, volume = bar.at(index)
-        before = len(self.fills)
-        waiting = list(cursor.waiting)
+        fills: list[Fill] = []
+        waiting = cursor.waiting.copy()
         for order in waiting:
             if order.state is not OrderState.OPEN or label < order.created:
                 continue
@@ -203,13 +206,19 @@ class Blotter:
                 self._end(order, OrderState.EXPIRED, "its session ended")
                 continue
             fill = self._fill(order, price, label, volume)
-            if fill is not None:
-                at_open = price == opened
-                for child in self._children(order):
-                    if child in waiting:
-                        continue  # an earlier part of the entry woke it: it meets the bar itself
-                    self._meet_child(child, at_open, fill.price, (label, opened, high, low, volume))
-        return self.fills[before:]
+            if fill is None:
+                continue
+            fills.append(fill)
+            at_open = price == opened
+            for child in self._children(order):
+                if child in waiting:
+                    continue  # an earlier part of the entry woke it: it meets the bar itself
+                met = self._meet_child(
+                    child, at_open, fill.price, (label, opened, high, low, volume)
+                )
+                if met is not None:
+                    fills.append(met)
+        return fills
 
     def _meet_child(
         self,
@@ -217,17 +226,16 @@ class Blotter:
         at_open: bool,
         entry: float,
         bar: tuple[int, float, float, float, float],
-    ) -> None:
+    ) -> Fill | None:
         """Let an order that its parent's fill has just brought to life meet the same bar."""
         label, opened, high, low, volume = bar
         if child.state is not OrderState.OPEN:
-            return
+            return None
         if at_open:
             price = price_in_bar(child, opened, high, low)
         else:
             price = stop_after_entry(child, entry, high, low)
-        if price is not None:
-            self._fill(child, price, label, volume)
+        return None if price is None else self._fill(child, price, label, volume)
 
     def _fill(self, order: Order, price: float, label: int, volume: float) -> Fill | None:
         """Fill as much of an order as may be at the bar's price; return the fill."""
@@ -276,7 +284,7 @@ class Blotter:
             self._end_id(order.twin, "the other order of the bracket was filled")
             # What is left of the entry would open a position that nothing guards.
             self._end_id(order.parent, "its bracket closed what had filled")
-        if not position:
+        if not position and self.waiting:
             for other in [o for o in self.waiting.values() if o.symbol == fill.symbol]:
                 if other.parent is not None and other.state is OrderState.OPEN:
                     self._end(other, OrderState.CANCELED, "the position was closed otherwise")
@@ -321,6 +329,8 @@ class Blotter:
     # ----------------------------------------------------------------------------- brackets
 
     def _children(self, order: Order) -> list[Order]:
+        if not self.waiting:
+            return []
         return [o for o in self.waiting.values() if o.parent == order.id]
 
     def _wake_children(self, parent: Order) -> None:

@@ -306,6 +306,8 @@ class Context:
         """Return what is missing to a position, not counting what waits against it."""
         sure = quantity - self._engine.expected(symbol, at_market=True)
         hoped = quantity - self._engine.expected(symbol)
+        if sure == hoped:
+            return sure
         return 0.0 if sure * hoped <= 0 else min(sure, hoped, key=abs)
 
     def _order_whole(self, quantity: float, symbol: str, options: dict[str, Any]) -> Order | None:

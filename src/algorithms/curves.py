@@ -17,15 +17,26 @@ from algorithms.series import CLOSE, Series
 def closes_at(series: Series, times: Int64s) -> Floats:
     """Return the newest raw close at each moment, on the basis of that moment; NaN before any."""
     size = series.size
-    place = np.searchsorted(series.closes[:size], times, side="right") - 1
+    ends = series.closes[:size]
+    place = _newest(ends, times)
     known = place >= 0
     at = np.maximum(place, 0)
     found = np.where(known, series.raw[CLOSE, :size][at], np.nan) if size else _nothing(times)
     for action in series.actions:
         if action.ratio != 1.0 and size:
-            stale = known & (times > action.time) & (series.closes[:size][at] < action.time)
+            stale = known & (times > action.time) & (ends[at] < action.time)
             found[stale] /= action.ratio
     return np.asarray(found, np.float64)
+
+
+def _newest(ends: Int64s, times: Int64s) -> Int64s:
+    """Return the index of the newest bar that has closed by each moment; -1 before any."""
+    if len(times):
+        first, last = ends.searchsorted(times[[0, -1]]).tolist()
+        if last + 1 - first == len(times) and np.array_equal(ends[first : last + 1], times):
+            # The moments are this series' own closes: with one symbol they always are.
+            return np.arange(first, last + 1)
+    return ends.searchsorted(times, side="right") - 1
 
 
 def record_of(
@@ -92,8 +103,8 @@ def _accumulated(changes: list[tuple[int, float]], times: Int64s) -> Floats:
     sums = np.cumsum([amount for _, amount in changes])
     # Shares bought and sold in binary fractions leave dust where nothing is held.
     sums[np.abs(sums) < 1e-9] = 0.0
-    place = np.searchsorted(np.array([moment for moment, _ in changes]), times, side="right")
-    return np.concatenate(([0.0], sums))[place]
+    edges = times.searchsorted([moment for moment, _ in changes])
+    return np.repeat(np.append(0.0, sums), np.diff(edges, prepend=0, append=len(times)))
 
 
 def _buy_and_hold(engine: Engine, times: Int64s, cash: float, closes: dict[str, Floats]) -> Floats:

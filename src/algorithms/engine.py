@@ -255,9 +255,13 @@ class Engine:
         return 0 if any(o.limit is None and o.stop is None for o in smaller) else 2
 
     def _accept(self) -> None:
-        limits = self.limits
-        refuse = None if limits is None else lambda order: limits.refuse(order, self)
-        self.blotter.accept(lambda: self.market.day_end(self.now), refuse)
+        self.blotter.accept(self._day_end, None if self.limits is None else self._refuse)
+
+    def _day_end(self) -> int:
+        return self.market.day_end(self.now)
+
+    def _refuse(self, order: Order) -> str | None:
+        return None if self.limits is None else self.limits.refuse(order, self)
 
     def end(self) -> None:
         """Call `on_stop`; what it orders is dropped."""
@@ -335,6 +339,8 @@ class Engine:
     def expected(self, symbol: str, *, at_market: bool = False) -> float:
         """Return the position once the entries that wait have filled, all or those at the market."""
         expected = self.account.positions.get(symbol, 0.0)
+        if not self.blotter.waiting and not self.blotter.given:
+            return expected
         for order in self.waiting_orders():
             if order.symbol != symbol or order.parent is not None:
                 continue

@@ -180,9 +180,13 @@ def _check_spacing(symbol: str, labels: Int64s, timeframe: str) -> None:
 
 def _midnights(labels: Int64s) -> bool:
     """Return whether all of these are midnights at the exchange."""
-    local = pd.DatetimeIndex(labels.view("datetime64[us]")).tz_localize("UTC")
-    local = local.tz_convert(EXCHANGE_ZONE).tz_localize(None)
-    return bool((local == local.normalize()).all())
+    # Two bars of a session already differ: all of them are looked at only where these do not.
+    for some in (labels[:4], labels):
+        local = pd.DatetimeIndex(some.view("datetime64[us]")).tz_localize("UTC")
+        local = local.tz_convert(EXCHANGE_ZONE).tz_localize(None)
+        if not (local == local.normalize()).all():
+            return False
+    return True
 
 
 def _numbers(symbol: str, frame: pd.DataFrame, name: Any) -> Floats:

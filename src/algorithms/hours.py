@@ -50,8 +50,16 @@ class Hours:
         return frozenset(np.flatnonzero(self.close - self.open < _FULL_SESSION).tolist())
 
     def session_of(self, labels: Int64s) -> Int64s:
-        """Return the index of the session each label falls into or follows; -1 before the first."""
-        return np.searchsorted(self.midnight, labels, side="right") - 1
+        """Return the index of the session each label falls into or follows; -1 before the first.
+
+        Labels ascend: the few sessions are looked for among them, not each of them among sessions.
+        """
+        if not len(labels):
+            return np.empty(0, np.int64)
+        first, last = self.midnight.searchsorted(labels[[0, -1]], side="right").tolist()
+        edges = labels.searchsorted(self.midnight[first:last])
+        counts = np.diff(edges, prepend=0, append=len(labels))
+        return np.repeat(np.arange(first - 1, last), counts)
 
     def ends(self, session: str) -> Int64s:
         """Return when trading ends in each session."""

@@ -8,7 +8,7 @@ microseconds, because a memoryview of a float64 array gives Python floats.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
@@ -75,7 +75,7 @@ class Line:
         self._cursor = cursor
         self._source: Floats | None = None
         self._array: Floats = np.empty(0)
-        self._values: Any = ()
+        self._values: Sequence[float] = ()
 
     def bind(self, array: Floats) -> None:
         """Read this column from now on: float64, contiguous, at least as long as has closed."""
@@ -83,8 +83,9 @@ class Line:
             return
         self._source = array
         # An array made of a read-only buffer cannot be made writeable by who is given it.
-        self._values = memoryview(array).toreadonly()
-        self._array = np.asarray(self._values)
+        values: Any = memoryview(array).toreadonly()
+        self._values = values
+        self._array = np.asarray(values)
 
     @overload
     def __getitem__(self, index: int) -> float: ...
@@ -130,13 +131,27 @@ class Line:
 
 def crossed_above(one: Line, other: Line | float) -> bool:
     """Return whether `one` is above `other` now and was not at the bar before."""
+    at = one._cursor.at - 1
+    if at < 1:
+        return False
+    values = one._values
     if isinstance(other, Line):
-        return one[-1] > other[-1] and one[-2] <= other[-2]
-    return one[-1] > other and one[-2] <= other
+        if other._cursor is not one._cursor:
+            return one[-1] > other[-1] and one[-2] <= other[-2]
+        others = other._values
+        return values[at] > others[at] and values[at - 1] <= others[at - 1]
+    return values[at] > other and values[at - 1] <= other
 
 
 def crossed_below(one: Line, other: Line | float) -> bool:
     """Return whether `one` is below `other` now and was not at the bar before."""
+    at = one._cursor.at - 1
+    if at < 1:
+        return False
+    values = one._values
     if isinstance(other, Line):
-        return one[-1] < other[-1] and one[-2] >= other[-2]
-    return one[-1] < other and one[-2] >= other
+        if other._cursor is not one._cursor:
+            return one[-1] < other[-1] and one[-2] >= other[-2]
+        others = other._values
+        return values[at] < others[at] and values[at - 1] >= others[at - 1]
+    return values[at] < other and values[at - 1] >= other

@@ -43,7 +43,7 @@ class OrderState(StrEnum):
 
     @property
     def final(self) -> bool:
-        return self not in (OrderState.HELD, OrderState.OPEN)
+        return self is not OrderState.OPEN and self is not OrderState.HELD
 
 
 @dataclass(slots=True, eq=False)
