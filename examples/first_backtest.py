@@ -27,7 +27,7 @@ Prints    (with that run line; the prices are SIMULATED)
     Beta                       0.63                 Dividends                 645.61
     Correlation                0.79                 Final equity          123,257.35
 
-    502 bars; data 8109e39b3e25101a9e339fb6
+    502 bars; data 16b54f9cde59f1d1b7407bee
 """
 
 from algorithms import Algorithm, Param, backtest, crossed_above, crossed_below
