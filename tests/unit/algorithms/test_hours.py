@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from algorithms.hours import close_times, hours_between
 from algorithms.lines import NEVER
@@ -57,6 +59,18 @@ def test_a_bar_is_there_when_it_has_closed(
     labels = np.array([instant(label)])
     (found,) = close_times(labels, timeframe, HOURS, session)
     assert clock(int(found)) == (close if len(close) > 10 else f"{close} 00:00")
+
+
+@given(
+    st.lists(st.integers(instant("2022-10-01"), instant("2025-03-01")), max_size=30),
+    st.lists(st.sampled_from(HOURS.midnight.tolist()), max_size=5),
+)
+def test_the_session_of_a_label_is_the_last_that_has_begun(
+    anywhere: list[int], midnights: list[int]
+) -> None:
+    labels = np.array(sorted(anywhere + midnights), np.int64)
+    wanted = [sum(midnight <= label for midnight in HOURS.midnight) - 1 for label in labels]
+    assert HOURS.session_of(labels).tolist() == wanted
 
 
 @pytest.mark.parametrize("timeframe", ["1min", "15min", "1hour", "1day", "1week", "1month"])

@@ -10,19 +10,16 @@ import pandas as pd
 import pytest
 
 from algorithms import Algorithm
-from algorithms.hours import close_times, hours_between, micros
+from algorithms.hours import close_times, hours_between
 from algorithms.lines import Floats, Int64s
 from algorithms.series import BarArrays, Series
 from algorithms.studies import ALL, Study, StudyBook, blocks, reach, studies_of
+from tests.scripted_runs import instant
 
 NAMES = (
     "sma_10", "ema_20", "rsi_14", "macd_12_26_9", "bbands_20_2", "atr_14", "stoch_14_3_3",
     "adx_14", "vwap", "relative_volume_5", "obv", "kama_10", "zscore_30",
 )  # fmt: skip
-
-
-def instant(text: str) -> int:
-    return int(micros(pd.DatetimeIndex([pd.Timestamp(text, tz="America/New_York")]))[0])
 
 
 HOURS = hours_between(instant("2015-01-02"), instant("2024-06-28"))
