@@ -74,7 +74,8 @@ def test_orders_go_to_alpaca_s_paper_account_and_stop_takes_entries_back(
         def bought() -> Any:
             stack.clock.advance(minutes=1)
             row = line("algo", "list", "Buys", "--json").objects[0]
-            return row if row.get("positions") == {"AAPL": 7.0} else None
+            # The list reads strategies first and positions then: a fill may come in between.
+            return row if row.get("positions") == {"AAPL": 7.0} and row["fills"] else None
 
         row = until(bought, "the fill")
         assert (row["venue"], row["state"], row["fills"]) == ("alpaca", "running", 1)

@@ -13,7 +13,8 @@ import pytest
 
 import marketdata as md
 from algorithms.errors import JournalError
-from algorithms.live.journal import Journal, RunnerLease
+from algorithms.live.journal import Journal
+from algorithms.live.lease import RunnerLease
 from algorithms.live.records import (
     Claim,
     Delivery,

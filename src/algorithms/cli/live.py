@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -29,10 +28,10 @@ from algorithms.cli.options import (
     strategy_of,
 )
 from algorithms.cli.standing import sentence, standing
+from algorithms.cli.tables import newest_orders, orders_table, outcome_of, row_of, table_of
 from algorithms.errors import AlgorithmError, ParameterError
 from marketdata.cli.exits import DONE, INCOMPLETE, INTERRUPTED
 from marketdata.cli.options import ALL, command
-from marketdata.cli.output import make_table
 
 if TYPE_CHECKING:
     from algorithms.live.journal import Journal
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 PAPER: Final = "paper"
 ALPACA: Final = "alpaca"
 VENUES: Final = (PAPER, ALPACA)
-_NEWEST: Final = 10
 _MONEY: Final = "With what money"
 
 
@@ -133,9 +131,9 @@ def run(
             sys.stdout.flush()
             code = run_until_signalled(runner)
         records = journal.records(names)
-        out.rows(_row(record) for record in records)
+        out.rows(row_of(record) for record in records)
         for record in records:
-            out.line(_sentence(record))
+            out.line(outcome_of(record))
         cycles = dataclasses.asdict(runner.cycles)
     return out.done(INTERRUPTED if code else DONE, **cycles)
 
@@ -159,11 +157,11 @@ def list_(
         records = _found(journal, names)
         switch = journal.switch()
         positions = {record.name: journal.positions(record.name) for record in records}
-        orders = {record.name: _orders(journal, record.name) for record in records if names}
+        orders = {record.name: newest_orders(journal, record.name) for record in records if names}
         stand = {record.name: standing(journal, record) for record in records}
     out.rows(
         {
-            **_row(r),
+            **row_of(r),
             "positions": positions[r.name],
             "protective_exits": (stand[r.name] or (0, 0))[0],
             "orders": orders.get(r.name, []),
@@ -173,7 +171,7 @@ def list_(
     if not records:
         out.line("none was ever run live here -> marketdata algo run FILE.py")
     else:
-        out.table(_table(records, positions))
+        out.table(table_of(records, positions))
     if switch.active:
         out.line(f"the kill switch is on: {switch.reason or 'no reason given'}", "bold red")
     for record in records:
@@ -183,7 +181,7 @@ def list_(
         if orders.get(record.name):
             out.line()
             out.line(f"{record.name}: its newest orders")
-            out.table(_orders_table(orders[record.name]), indent=2)
+            out.table(orders_table(orders[record.name]), indent=2)
         if names and record.error:
             out.line()
             out.line(f"{record.name}: {record.error.rstrip()}")
@@ -384,97 +382,3 @@ def _log_of_life(out: Output) -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-# --------------------------------------------------------------------------------- what is said
-
-
-def _row(record: Record) -> dict[str, Any]:
-    registration = record.registration
-    return {
-        "name": record.name,
-        "source": registration.source,
-        "symbols": list(registration.symbols),
-        "timeframe": registration.timeframe,
-        "params": dict(registration.params),
-        "venue": registration.venue,
-        "wanted": str(record.desired),
-        "state": str(record.life),
-        "runner": record.runner,
-        "cursor": _moment(record.cursor),
-        "fills": record.fills,
-        "cash": record.cash,
-        "equity": record.equity,
-        "began_with": registration.cash,
-        "failures": record.failures,
-        "restarts": record.restarts,
-        "error": record.error,
-    }
-
-
-def _table(records: Sequence[Record], positions: dict[str, dict[str, float]]) -> Any:
-    table = make_table(
-        "name", "state", "wanted", "symbols", "bars", "up to", "fills", "equity", "gain", "holds",
-        right=("fills", "equity", "gain"),
-    )  # fmt: skip
-    for record in records:
-        registration = record.registration
-        seen = _moment(record.cursor)
-        equity = record.equity
-        shown = ", ".join(registration.symbols[:3])
-        more = f" +{len(registration.symbols) - 3}" if len(registration.symbols) > 3 else ""
-        held = [f"{shares:g} {symbol}" for symbol, shares in positions[record.name].items()]
-        table.add_row(
-            record.name,
-            str(record.life),
-            str(record.desired),
-            shown + more,
-            registration.timeframe,
-            f"{seen:%Y-%m-%d %H:%M}" if seen else "",
-            f"{record.fills:,}",
-            "" if equity is None else f"{equity:,.2f}",
-            "" if equity is None else f"{equity / registration.cash - 1:+.2%}",
-            ", ".join(held[:3]) + (f" +{len(held) - 3}" if len(held) > 3 else ""),
-        )
-    return table
-
-
-def _orders(journal: Journal, name: str) -> list[dict[str, Any]]:
-    """Return the newest orders of a strategy's run, oldest first."""
-    from algorithms.live.journal_rows import ORDER_COLUMNS
-
-    found = journal.orders(name)[-_NEWEST:]
-    return [dict(zip(ORDER_COLUMNS, row, strict=True)) for row in found]
-
-
-def _orders_table(orders: Sequence[dict[str, Any]]) -> Any:
-    table = make_table(
-        "given", "symbol", "shares", "limit", "stop", "state", "filled at", "why",
-        right=("shares", "limit", "stop", "filled at"),
-    )  # fmt: skip
-    for order in orders:
-        prices = (order["limit_price"], order["stop_price"])
-        paid = order["filled_price"]
-        table.add_row(
-            f"{order['created']:%Y-%m-%d %H:%M}",
-            order["symbol"],
-            f"{order['quantity']:+,g}",
-            *("" if price is None else f"{price:,.2f}" for price in prices),
-            order["state"],
-            f"{paid:,.2f}" if order["filled"] else "",
-            order["reason"] or order["tag"],
-        )
-    return table
-
-
-def _sentence(record: Record) -> str:
-    if record.equity is None:
-        return f"{record.name}: no bar has closed yet"
-    gain = record.equity / record.registration.cash - 1
-    return f"{record.name}: {record.life}, {record.fills} fills, equity {record.equity:,.2f} ({gain:+.2%})"
-
-
-def _moment(instant: int | None) -> datetime | None:
-    import pandas as pd
-
-    return None if instant is None else pd.Timestamp(instant, unit="us", tz="UTC").to_pydatetime()

@@ -18,7 +18,8 @@ from algorithms.live.broking import POLL_SECONDS, Courier
 from algorithms.live.caretaking import Caretaking
 from algorithms.live.cycles import Cycles
 from algorithms.live.hosting import Factory, Hosted
-from algorithms.live.journal import LEASE_SECONDS, Journal, RunnerLease
+from algorithms.live.journal import LEASE_SECONDS, Journal
+from algorithms.live.lease import RunnerLease
 from algorithms.live.life import Policy
 from algorithms.live.records import Life, Record, Switch
 from algorithms.live.roster import Roster
