@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -30,6 +31,11 @@ __all__ = ["flaky"]
 
 _MEMORY = Path("/dev/shm")
 
+
+# The same examples each time, however slow the machine is: what a change is refused for is the
+# change. New ones are looked for with --hypothesis-profile=default.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs deaf to Ctrl-C, and so would be every process of ours.

@@ -289,6 +289,8 @@ class Reader:
             states = self.states(query, list(spans))
             plans = self._plans(call, spans, states)
             missing = missing_of(query, plans, states, self._calendar())
+            if delay != self._settle_delay(query):
+                continue  # learnt while planning: spans and plans are to be of one delay
             lost = {key.symbol: call.lost[key] for key in missing if key in call.lost}
             call.lost.clear()
             if lost:
@@ -298,7 +300,7 @@ class Reader:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
                 return Filled(spans, plans, states, delay)
             walks = trace.walks
-            self._fetch(call, missing)
+            self._fetch(call, missing, delay)
             # A round that only waited for other callers proves nothing: the deadline bounds those.
             rounds += trace.walks > walks
         raise StoreError(
@@ -328,9 +330,9 @@ class Reader:
             plans[symbol] = plan.parts
         return plans
 
-    def _fetch(self, call: _Call, missing: Mapping[SeriesKey, Sequence[Span]]) -> None:
-        feed, deadline = call.query.feed, call.deadline
-        caps = self._broker.capabilities(feed)
+    def _fetch(self, call: _Call, missing: Mapping[SeriesKey, Sequence[Span]], delay: int) -> None:
+        deadline = call.deadline
+        caps = self._broker.capabilities(call.query.feed)
         if call.tolerance is not None:
             deadline, refused = call.tolerance.before_fetch(sorted({key.symbol for key in missing}))
             if refused:
@@ -342,9 +344,9 @@ class Reader:
             try:
                 self._fetcher.fetch(fetch, deadline, call.answer.trace, call.progress)
             except (BrokerError, DataUnavailableError, DataQualityError) as error:
-                if self._broker.capabilities(feed).settle_delay > caps.settle_delay:
-                    # The broker has just taught us a longer delay: plan again up to the new
-                    # frontier.
+                if self._settle_delay(call.query) > delay:
+                    # The broker has taught us a longer delay since `missing` was planned: plan
+                    # again up to the new frontier.
                     log.info("planning again: %s", error)
                     return
                 if call.tolerance is None:

@@ -207,21 +207,22 @@ def test_fault_06_callers_who_waited_for_the_refused_one_are_served(
     assert statuses == [200, 403]
 
 
+@pytest.mark.parametrize("step", ["planned_spans", "_fill", "states", "segments", "_fetch"])
 @pytest.mark.filterwarnings("ignore::marketdata.DelayedDataWarning")
 def test_fault_06_a_delay_learnt_while_another_call_plans(
-    make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+    make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
+    """Before each step of the first plan, another caller is taught the delay."""
     stack = make_stack(market={"entitled_sip": False})
     reader = runtime(stack.client).series_reader
-    plain = reader.planned_spans
+    plain = getattr(reader, step)
 
-    def planned_then_learnt(*arguments: Any) -> Any:
-        spans = plain(*arguments)
+    def learnt_before(*arguments: Any) -> Any:
         monkeypatch.undo()
         stack.client.get_bars("MSFT", "1min", limit=100)
-        return spans
+        return plain(*arguments)
 
-    monkeypatch.setattr(reader, "planned_spans", planned_then_learnt)
+    monkeypatch.setattr(reader, step, learnt_before)
     assert len(stack.client.get_bars("AAPL", "1min", limit=100)) == 100
     asked = [(r.status, r.params["symbols"]) for r in stack.sandbox.requests.matching(BARS)]
     assert asked == [(403, "MSFT"), (200, "MSFT"), (200, "AAPL")]

@@ -141,7 +141,7 @@ def test_the_entries_of_one_that_is_stopped_are_taken_back_and_its_exits_stay(
     assert states(journal)["MSFT", 3.0] == "canceled"
     assert states(journal)["AAPL", -5.0] == "open"
     assert [o[15] for o in journal.orders("rests") if o[1] == "MSFT"] == ["lunch"]
-    assert running.runner.hosted == {}
+    running.until(lambda: running.runner.hosted == {})
     journal.want("rests", Desired.RUNNING)
     running.started()
     running.minutes(2)

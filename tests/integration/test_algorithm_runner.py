@@ -100,8 +100,8 @@ def test_stop_and_go_on_gives_what_going_through_gives(
     running.started()
     running.minutes(6)
     journal.want("stopped", Desired.STOPPED, reason="lunch")
-    running.until(lambda: journal.records(["stopped"])[0].life is Life.STOPPED)
-    assert journal.records(["stopped"])[0].runner is None
+    running.until(lambda: journal.records(["stopped"])[0].runner is None, "it to be let go")
+    assert journal.records(["stopped"])[0].life is Life.STOPPED
     running.minutes(7, "through")
     journal.want("stopped", Desired.RUNNING)
     running.caught_up("stopped")
@@ -134,7 +134,18 @@ def test_a_thousand_algorithms_of_which_thirty_misbehave(
     began = journal.records(["good000"])[0].cursor
     assert began is not None
     running.minutes(6, *names)
-    running.until(lambda: "error" in running.runner.hosted.values(), "one to be given up")
+
+    def misbehaved() -> bool:
+        """Whether each kind has: the good ones wait for none of them."""
+        found = {record.name: record for record in journal.records()}
+        given_up = ("raises0", "spins0", "leaks0")
+        return (
+            all(found[name].life is Life.ERROR for name in given_up)
+            and found["sleeps0"].slow_calls > 0
+            and found["piles0"].cursor == found["good000"].cursor
+        )
+
+    running.until(misbehaved, "all to misbehave")
     running.stop()
 
     alone: dict[tuple[str, ...], list[Any]] = {}
@@ -162,7 +173,11 @@ def test_a_thousand_algorithms_of_which_thirty_misbehave(
     assert journal.orders("raises0") == []
     assert records["sleeps0"].slow_calls > 0
     assert "interrupted after" in str(records["spins0"].error)
-    assert "10,000 orders were given at one moment" in str(records["leaks0"].error)
+    # Whichever limit it meets first: of the orders, or, where the machine is busy, of the time.
+    assert any(
+        words in str(records["leaks0"].error)
+        for words in ("10,000 orders were given at one moment", "interrupted after")
+    )
     piled = journal.orders("piles0")
     accepted = [order for order in piled if order[11] == "open"]
     assert len(accepted) == 500
@@ -336,13 +351,13 @@ def test_a_lease_that_ran_out_is_replaced_and_all_goes_on_from_what_is_stored(
     other.started("again")
     for _ in range(4):
         running.minutes(2, "through", "again")
+        epoch = journal.records(["again"])[0].epoch
         with psycopg.connect(database_url, options="-c search_path=marketdata") as admin:
             admin.execute(
                 "UPDATE algorithm_runners r SET lease_until = clock_timestamp() - interval '1 s' "
                 "FROM algorithm_states s JOIN algorithms a ON a.id = s.algorithm_id "
                 "WHERE r.id = s.runner_id AND a.name = 'again'"
             )
-        epoch = journal.records(["again"])[0].epoch
         other.until(lambda epoch=epoch: journal.records(["again"])[0].epoch > epoch)  # type: ignore[misc]
     running.minutes(3, "through", "again")
     assert orders_of(journal, "again") == orders_of(journal, "through")

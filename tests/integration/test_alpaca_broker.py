@@ -210,7 +210,7 @@ def test_a_free_key_learns_its_delay_once_and_says_so() -> None:
         assert broker.capabilities("iex").settle_delay == 3_000_000
         assert len(notices) == 1
         assert "16 minutes" in notices[0]
-        assert sandbox.requests.count(BARS) == 2  # never retried
+        assert sandbox.requests.count(BARS) == 1, "what is known to be refused is not asked"
         older = between(now - timedelta(hours=1), now - timedelta(minutes=16))
         bars = walked(broker, request_for("AAPL", span=older)).bars("AAPL")
         assert_same(bars, truth(sandbox, "AAPL", older))

@@ -244,7 +244,7 @@ def test_a_stop_signal_is_set_by_whatever_ends_the_right_to_act():
 
 def test_waiting_on_a_stop_signal_ends_with_the_lease():
     signal = StopSignal(threading.Event())
-    signal.arm([Lease("a", 1, elapsed() + 0.3)])
+    signal.arm([Lease("a", 1, elapsed() + 1.0)])
     assert signal.wait(0.05) is False
     began = time.monotonic()
     assert signal.wait(30) is True

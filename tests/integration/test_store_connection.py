@@ -120,7 +120,7 @@ def test_a_server_that_falls_silent_is_given_up_and_found_again(database_url: st
 
 
 def test_a_statement_that_takes_too_long_is_cut(database_url: str):
-    with migrated_store(database_url, statement_timeout=0.2) as store:
+    with migrated_store(database_url, statement_timeout=0.8) as store:
         with pytest.raises(StoreUnavailableError, match="time limit"):
             store.database.run(lambda c: c.execute(text("SELECT pg_sleep(5)")))
         assert store.states([AAPL])[AAPL].revision == 0

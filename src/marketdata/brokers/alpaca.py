@@ -61,7 +61,8 @@ LATEST_FEEDS: Final = (*FEEDS, "delayed_sip", "overnight")
 BATCH_SYMBOLS: Final = 500
 
 _SETTLE: Final = 3 * SECOND
-_RECENT_REFUSED: Final = 16 * MINUTE
+_RECENT: Final = 15 * MINUTE
+_RECENT_REFUSED: Final = _RECENT + MINUTE
 _DAILY_SETTLE: Final = 20 * MINUTE
 _FIRST_OF_2016: Final = 1_451_624_400 * SECOND  # New York midnight
 _FIRST_OF_1980: Final = 315_550_800 * SECOND
@@ -235,6 +236,7 @@ class AlpacaBroker:
             )
         if request.span.empty or not request.symbols:
             return
+        self._check_delay(request)
         narrowing = Narrowing(request.symbols)
         planned = self._watch.ahead
         while (symbols := narrowing.next_group()) is not None:
@@ -270,6 +272,18 @@ class AlpacaBroker:
             cure="set this machine's clock (NTP); run: marketdata doctor",
             settle_delay=self.capabilities(request.feed).settle_delay / SECOND,
         )
+
+    def _check_delay(self, request: BarsRequest) -> None:
+        """Refuse unasked what is known to be refused, where the request was planned just before
+        another thread learnt that."""
+        if request.feed not in self._delayed or not request.timeframe.intraday:
+            return
+        if request.span.end > self._clock.now_us() - _RECENT:
+            error = DataUnavailableError(
+                f"this Alpaca key has no right to the last 15 minutes of {request.feed}"
+            )
+            self._learn_delay(request.feed, error)
+            raise error
 
     def _next_page(self, walk: PageWalk, feed: str, deadline: Deadline) -> BarsPage:
         """Ask for a page; once more where JSON came that is no page, such as ``bars: null``."""

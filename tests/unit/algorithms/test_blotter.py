@@ -10,6 +10,7 @@ import pytest
 
 from algorithms import BasisPoints, Context, NoSlippage, OrderState, Percent, PerShare, VolumeShare
 from algorithms.blotter import Costs
+from algorithms.errors import OrderError
 from algorithms.series import ShareAction
 from tests.scripted_runs import (
     FLAT,
@@ -348,6 +349,15 @@ def test_prices_of_any_number_type_are_plain_floats() -> None:
     engine = engine_on(days([FLAT] * 2), Scripted({1: give}))
     for order in engine.blotter.orders:
         json.dumps(order_record(order))
+
+
+def test_orders_without_end_at_one_moment_are_an_error() -> None:
+    def leak(ctx: Context) -> None:
+        while True:
+            ctx.order(1)
+
+    with pytest.raises(OrderError, match="10,000 orders were given at one moment"):
+        engine_on(days([FLAT] * 2), Scripted({1: leak}))
 
 
 def test_free_costs_are_free() -> None:
