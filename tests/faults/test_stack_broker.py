@@ -209,7 +209,7 @@ def test_fault_06_callers_who_waited_for_the_refused_one_are_served(
 
 @pytest.mark.parametrize("step", ["planned_spans", "_fill", "states", "segments", "_fetch"])
 @pytest.mark.filterwarnings("ignore::marketdata.DelayedDataWarning")
-def test_fault_06_a_delay_learnt_while_another_call_plans(
+def test_a_delay_learnt_while_another_call_plans(
     make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Before each step of the first plan, another caller is taught the delay."""

@@ -390,6 +390,7 @@ def test_a_strategy_runs_live_is_listed_and_stopped(process: CommandLine, algo: 
         out, err = running.communicate(timeout=30)
     finally:
         running.kill()
+        running.communicate()
     assert running.returncode == 130
     last = [json.loads(line) for line in out.splitlines()]
     assert last[-2]["name"] == "Quick"
@@ -405,7 +406,7 @@ def test_a_strategy_runs_live_is_listed_and_stopped(process: CommandLine, algo: 
 
 def _until_it_has_traded(line: InProcess) -> dict[str, object]:
     pause = threading.Event()
-    for _ in range(40):
+    for _ in range(200):
         found = line("algo", "list", "--json").objects[0]
         if found.get("fills"):
             return found

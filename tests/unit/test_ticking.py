@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
 from marketdata.calendars import EXCHANGE, TradingCalendar, calendar_for
-from marketdata.clock import Clock, FixedClock, ReplayClock, SystemClock, from_micros, to_micros
+from marketdata.clock import Clock, FixedClock, ReplayClock, to_micros
 from marketdata.schedule import Tick, Timetable
 from marketdata.ticking import MarketTrigger, Ticker
 from marketdata.types import MINUTE, SECOND
@@ -74,14 +75,26 @@ def ticking() -> Iterator[Callable[..., Ticks]]:
 # ---------------------------------------------------------------------------------- the trigger
 
 
+def standing(speed: float) -> FixedClock:
+    """Return a clock that is about to move, so that what is due in market time is known."""
+    clock = FixedClock(OPEN)
+    clock.speed = speed
+    return clock
+
+
+def assert_due_in(seconds: float, next_fire_time: Callable[[datetime], datetime]) -> datetime:
+    """Assert what the next tick is by the real time at which it was asked for, whenever that was."""
+    before = datetime.now(UTC)
+    fires = next_fire_time(before)
+    wait, rounding = timedelta(seconds=seconds), MICROSECOND
+    assert before + wait - rounding <= fires <= datetime.now(UTC) + wait + rounding
+    return fires
+
+
 @pytest.mark.parametrize("speed", [1.0, 60.0, 3600.0])
 def test_a_mark_of_the_market_is_a_moment_of_real_time(speed: float):
-    clock = ReplayClock(OPEN, speed)
-    trigger = MarketTrigger(Tick.CYCLE, clock, Timetable, calendar)
-    real = SystemClock().now_us()
-    fires = trigger.get_next_fire_time(None, from_micros(real))
-    wait = (fires - from_micros(real)) / MICROSECOND / SECOND
-    assert wait == pytest.approx(33 / speed, abs=0.05)
+    trigger = MarketTrigger(Tick.CYCLE, standing(speed), Timetable, calendar)
+    assert_due_in(33 / speed, partial(trigger.get_next_fire_time, None))
 
 
 def test_a_tick_never_comes_twice_for_one_mark():
@@ -108,15 +121,10 @@ def test_a_standing_clock_makes_nothing_due():
 
 
 def test_once_more_comes_beside_the_timetable():
-    clock = FixedClock(OPEN)
-    clock.speed = 1.0  # as if it were about to move
-    trigger = MarketTrigger(Tick.CYCLE, clock, Timetable, calendar)
-    now = datetime.now(UTC)
+    trigger = MarketTrigger(Tick.CYCLE, standing(1.0), Timetable, calendar)
     trigger.again_at(to_micros(OPEN) + 5 * SECOND)
-    first = trigger.get_next_fire_time(None, now)
-    assert (first - now).total_seconds() == pytest.approx(5, abs=0.1)
-    second = trigger.get_next_fire_time(first, now)
-    assert (second - now).total_seconds() == pytest.approx(33, abs=0.1)
+    first = assert_due_in(5, partial(trigger.get_next_fire_time, None))
+    assert_due_in(33, partial(trigger.get_next_fire_time, first))
 
 
 # ----------------------------------------------------------------------------------- the ticker
