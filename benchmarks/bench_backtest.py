@@ -242,7 +242,7 @@ def rows() -> Iterator[Row | Many | Absent]:
     if theirs is None:
         yield Absent("backtrader")
     else:
-        best = take_turns({"ours": mine, "backtrader": theirs}, rounds=2)
+        best = take_turns({"ours": mine, "backtrader": theirs}, rounds=5)
         size = f"{BARS // 10} x 1min"
         yield Row(
             "SMA 10/30 cross", size, best["ours"], "backtrader", best["backtrader"], 40.0, True

@@ -100,11 +100,6 @@ class Context:
     Lines of the first symbol are here directly: ``ctx.close[-1]``, ``ctx.fast[-1]``; those of
     another under its name: ``ctx["MSFT"].close[-1]``; those of another timeframe under both:
     ``ctx["MSFT", "1hour"].close[-1]``.
-
-    Attributes
-    ----------
-    now_us : int
-        The moment: the close of the bars that `on_bar` is called for, microseconds UTC.
     """
 
     open: Line
@@ -114,7 +109,6 @@ class Context:
     volume: Line
 
     def __init__(self, engine: Engine, views: Mapping[tuple[str, str], SymbolView]) -> None:
-        self.now_us = 0
         self._engine = engine
         self._views = dict(views)
         self._by_symbol = {
@@ -142,6 +136,11 @@ class Context:
     def now(self) -> pd.Timestamp:
         """The moment: the close of the bars that `on_bar` is called for, UTC."""
         return pd.Timestamp(self.now_us, unit="us", tz="UTC")
+
+    @property
+    def now_us(self) -> int:
+        """The same in microseconds UTC: quicker."""
+        return self._engine.now
 
     @property
     def symbols(self) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ class Engine:
     def begin(self, now: int, resumed: dict[str, Any] | None = None) -> None:
         """Stand at an instant, with all bars closed by then in sight, and call `on_start`; with a
         snapshot, go on from that: see `persistence.resume`."""
-        self.now = self.before = self.context.now_us = now
+        self.now = self.before = now
         for watched in self._watched:
             self._bind(watched)
             closes = watched.closes[: watched.series.size]
@@ -201,10 +201,8 @@ class Engine:
     def _run(self, moments: Iterable[int]) -> None:
         context, blotter, cursors = self.context, self.blotter, self._cursors
         on_bar = self.algorithm.on_bar
-        before = self.now
         for now in moments:
-            self.before = before
-            before = self.now = context.now_us = now
+            self.before, self.now = self.now, now
             if now > self._action_due:
                 self._book_actions(now)
             touched = None

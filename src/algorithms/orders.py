@@ -166,6 +166,8 @@ def check_order(
             f"an order of {quantity:g} shares of {symbol}, where whole ones are traded",
             cure="round the quantity, or set fractional = True in the algorithm",
         )
+    if limit is None and stop is None:
+        return
     for name, price in (("limit", limit), ("stop", stop)):
         if price is not None and not (math.isfinite(price) and price > 0):
             raise OrderError(
