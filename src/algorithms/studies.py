@@ -144,9 +144,9 @@ def reach(study: Study, session: str) -> int:
     for every bar there is."""
     if study.needs >= ALL:
         return ALL
-    frame = md.Timeframe.parse(study.timeframe)
-    if not study.needs and not study.sessions and not frame.intraday:
+    if not study.needs and not study.sessions:
         return 0
+    frame = md.Timeframe.parse(study.timeframe)
     if not frame.intraday:
         return study.needs + _A_YEAR.get(frame, _DAYS_A_YEAR)
     hours = 16 if session == "extended" else 7
