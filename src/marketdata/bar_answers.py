@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from marketdata.answers import Answer
@@ -115,7 +116,7 @@ class BarAnswers(Connected):
         label = (
             f"{len(query.symbols)} x {query.timeframe}" if query.symbols[1:] else query.symbols[0]
         )
-        expected = self._runtime.expected_bars(query) if counted else None
+        expected = partial(self._runtime.expected_bars, query) if counted else None
         return progress(self._settings.progress, label, expected)
 
     def _tell_unknown(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -29,20 +29,27 @@ def _wanted(mode: str) -> bool:
 
 
 @contextmanager
-def progress(mode: str, label: str, expected_bars: int | None) -> Iterator[Progress | None]:
-    """Yield a callback for `FetchTrace` that shows bars, rate and time left once 2 s have passed."""
+def progress(
+    mode: str, label: str, expected_bars: Callable[[], int | None] | None = None
+) -> Iterator[Progress | None]:
+    """Yield a callback for `FetchTrace` that shows bars, rate and time left once 2 s have passed.
+
+    `expected_bars` is only asked then: counting them takes longer than a quick call may.
+    """
     if not _wanted(mode):
         yield None
         return
     began = time.monotonic()
     bar: Bar | None = None
+    expected: int | None = None
 
     def show(trace: FetchTrace) -> None:
-        nonlocal bar
+        nonlocal bar, expected
         if bar is None and time.monotonic() - began >= _PATIENCE:
-            bar = _make(label, expected_bars)
+            expected = expected_bars() if expected_bars else None
+            bar = _make(label, expected)
         if bar is not None:
-            total = max(expected_bars or 0, trace.bars) or None
+            total = max(expected or 0, trace.bars) or None
             bar.update(bar.task_ids[0], completed=trace.bars, total=total)
 
     try:

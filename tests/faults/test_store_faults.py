@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
 from marketdata.errors import DataQualityError, StoreReadOnlyError, StoreUnavailableError
 from marketdata.protocols import Commit, ReadRequest, SeriesState
@@ -101,6 +102,51 @@ def test_fault_16_a_session_ended_inside_a_commit_is_made_up_for(
     assert len(calls) == 2
     assert len(stored(store, minutes(0, 10))) == 10
     assert store.metadata(["AAPL"])[0].total_bars_stored == 10
+
+
+def test_fault_16_sessions_that_died_at_rest_use_up_no_attempt(
+    store: PostgresStore, database_url: str
+):
+    database = store.database
+    met = threading.Barrier(4)
+
+    def meet(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT 1")
+        met.wait(10)
+
+    def side_by_side() -> list[BaseException]:
+        failures: list[BaseException] = []
+
+        def one() -> None:
+            try:
+                database.run(meet)
+            except BaseException as error:
+                failures.append(error)
+                met.abort()
+
+        threads = [threading.Thread(target=one) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failures
+
+    assert side_by_side() == []
+    assert terminate_all(database_url) >= 4
+    # All four are found dead, each by another thread, before anything was asked of them.
+    assert side_by_side() == []
+
+    assert terminate_all(database_url) >= 4
+    cut: list[int] = []
+
+    def cut_once(connection: Connection) -> int:
+        if not cut:
+            cut.append(1)
+            terminate_all(database_url)
+        return connection.exec_driver_sql("SELECT 7").scalar_one()
+
+    # One that died at rest, and then one lost at work: that one alone counts.
+    assert database.run(cut_once) == 7
 
 
 def test_fault_16_a_session_ended_every_time_is_one_typed_error(

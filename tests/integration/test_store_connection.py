@@ -11,11 +11,13 @@ from contextlib import suppress
 
 import psycopg
 import pytest
+from psycopg.sql import Composed
 from sqlalchemy import Connection, text
 
 from marketdata.errors import ConfigurationError, MarketDataError, StoreError, StoreUnavailableError
 from marketdata.store import PostgresStore
-from marketdata.store.connection import driver
+from marketdata.store import connection as connections
+from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.failures import BY_SQLSTATE, FOREIGN, judge, translate
 from marketdata.testing import FlakyProxy
 from tests.store_examples import AAPL, commit_of, migrated_store, minutes, stored
@@ -117,6 +119,31 @@ def test_a_server_that_falls_silent_is_given_up_and_found_again(database_url: st
                 break
         else:
             pytest.fail("not found again")
+
+
+def test_after_one_loss_older_connections_are_replaced_unasked(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[Driver] = []
+
+    def counted(raw: Driver, opening: Composed) -> None:
+        opened.append(raw)
+        really_open(raw, opening)
+
+    really_open = connections._open
+    monkeypatch.setattr(connections, "_open", counted)
+
+    def nested(database: Database, more: int) -> None:
+        database.run(lambda _: nested(database, more - 1) if more else None)
+
+    with FlakyProxy(database_url) as proxy, PostgresStore(proxy.url) as store:
+        nested(store.database, 3)
+        assert proxy.cut() == len(opened) == 4
+        opened.clear()
+        nested(store.database, 3)
+    # Behind a firewall that forgets connections each of the others would be waited for in turn.
+    assert len(opened) == 1 + 4
+    assert proxy.connections == 8
 
 
 def test_a_statement_that_takes_too_long_is_cut(database_url: str):

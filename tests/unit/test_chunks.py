@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from marketdata.chunks import Chunk, decode_bars, decode_chunk, decode_chunks, encode_chunk
+from marketdata.chunks.layout import LZ4, PAYLOAD_FROM
 from marketdata.errors import StoreError
 from marketdata.sandbox.generated import GeneratedMarket
 from marketdata.spans import Span
@@ -155,6 +156,24 @@ def test_another_layout_names_the_cure():
         decode_bars(bytes(data))
 
 
+@pytest.mark.parametrize("dollars", [1, 5e6, 1.06e7, 1.08e7, 2.1e7, 2.2e7, 4.3e7, 5e9])
+def test_prices_around_the_edges_of_32_bits_come_back(dollars: float):
+    # high and low are added up on the way: 2**31 cents are 2.15e7 dollars, half of it 1.07e7
+    bars = minute_bars(2000)
+    bars.values[:4] = np.rint((bars.values[:4] + dollars) * 100) / 100
+    bars.values[VWAP] = np.rint(bars.values[:4].mean(axis=0) * 1e4) / 1e4
+    data = encoded(bars)
+    assert_same_bars(decode_bars(data), bars)
+    inner = Span(int(bars.timestamp[700]), int(bars.timestamp[1300]))
+    assert_same_bars(decode_chunks([Chunk(data)], inner), bars.within(inner))
+
+
+def test_prices_that_swing_beyond_32_bits_come_back():
+    bars = minute_bars(300)
+    bars.values[:4, 100:200] += 1e8
+    assert_same_bars(decode_bars(encoded(bars)), bars)
+
+
 def test_a_span_cuts_the_chunks_and_other_bars_may_follow():
     bars = minute_bars(90)
     blocks = [
@@ -193,6 +212,19 @@ def test_an_intact_checksum_over_nonsense_is_an_error(spoil: str):
             body[29] = 9
     with pytest.raises(StoreError, match="cannot be read"):
         decode_chunk(struct.pack("<4sHHI", b"mdck", 1, 7, crc32(body)) + body)
+
+
+def test_labels_that_stand_still_are_an_error():
+    bars = Bars(FIRST + np.arange(300) * MINUTE, minute_bars(300).values)
+    data = encoded(bars)
+    chunk = Chunk(data)
+    chunk.open()
+    assert chunk._payload is not None
+    planes = bytearray(chunk._payload.tobytes())
+    planes[100:102] = b"\x00\x02"  # steps come first; these two make up for each other
+    body = data[12:PAYLOAD_FROM] + LZ4.compress(bytes(planes), asbytes=True)
+    with pytest.raises(StoreError, match="ascend"):
+        decode_bars(struct.pack("<4sHHI", b"mdck", 1, 7, crc32(body)) + body)
 
 
 @needs_shared_data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from marketdata.chunks import layout
 from marketdata.chunks.layout import DESCRIPTOR, PREFIX, SUMMED, WIDTH
-from marketdata.chunks.packing import BITS, CONSTANT, SINGLE, Segment, Unsigned, unpack, unpack_bits
+from marketdata.chunks.packing import BITS, CONSTANT, SINGLE, Segment, Whole, unpack, unpack_bits
 from marketdata.chunks.scaling import divide, guess_vwap
 from marketdata.errors import StoreError
 from marketdata.spans import Span
@@ -196,13 +197,13 @@ class Chunk:
                 self._write_column(place, values[column], low, high)
             self._write_column(layout.VWAPS, values[VWAP], low, high)
         else:
-            prices = values[layout.PRICES]
-            self._write_price_numbers(prices, low, high)
-            self._write_vwaps(values[VWAP], prices, low, high)
-            _divide(prices, self._segments[layout.CLOSES])
+            numbers = self._price_numbers(low, high)
+            of = self._segments[layout.CLOSES]
+            divide(numbers, of.exponent, of.kind == SINGLE, values[layout.PRICES])
+            self._write_vwaps(values[VWAP], numbers, low, high)
         self._write_patches(values, low, high)
 
-    def _row(self, segment: int, low: int = 0, high: int | None = None) -> Unsigned:
+    def _row(self, segment: int, low: int = 0, high: int | None = None) -> Whole:
         planes, count = self._segments[segment].planes, self._lengths[segment]
         of = slice(low, high)
         if not planes:
@@ -212,39 +213,64 @@ class Chunk:
         return unpack(self._payload[end - planes * count : end].reshape(planes, count)[:, of])
 
     def _write_times(self, time: Int64s) -> None:
+        steps = self._row(layout.TIMES)
+        if self.count > 1 and not np.minimum.reduce(steps[1:]):
+            raise ValueError("its timestamps do not ascend")
         # The cast first, the sum in place: a sum that casts as it goes takes twice as long.
-        time[:] = self._row(layout.TIMES)
+        time[:] = steps
         time *= self._segments[layout.TIMES].base
         time[0] += self.first
         np.cumsum(time, out=time)
         if time[-1] != self.last:
             raise ValueError("its last timestamp is not the one its header names")
 
-    def _write_price_numbers(self, prices: Floats, low: int, high: int) -> None:
-        open_, highest, lowest, close = prices
+    def _price_numbers(self, low: int, high: int) -> Whole:
+        """Return open, high, low and close, a row each, in a type that holds high and low added."""
+        steps = self._row(layout.CLOSES, 0, high)
+        numbers = np.empty((4, high - low), self._price_type(steps))
+        open_, highest, lowest, close = numbers
         of = self._segments[layout.CLOSES]
-        steps = np.add(self._row(layout.CLOSES, 0, high), np.int64(of.bias), dtype=np.int64)
-        steps[0] += of.base
-        np.cumsum(steps, out=steps)
-        close[:] = steps[low:]
-        open_[0], open_[1:] = steps[max(0, low - 1)], close[:-1]
-        self._add(layout.OPENS, open_, low, high)
+        every = steps.astype(numbers.dtype)
+        every += every.dtype.type(of.bias)
+        every[0] += every.dtype.type(of.base)
+        np.cumsum(every, out=every)
+        close[:] = every[low:]
+        open_[:] = self._signed(layout.OPENS, low, high, numbers.dtype)
+        open_[0] += every[max(0, low - 1)]
+        open_[1:] += close[:-1]
         np.maximum(open_, close, out=highest)
-        self._add(layout.HIGHS, highest, low, high)
+        highest += self._signed(layout.HIGHS, low, high, numbers.dtype)
         np.minimum(open_, close, out=lowest)
-        lowest -= self._row(layout.LOWS, low, high)
-        if bias := self._segments[layout.LOWS].bias:
-            lowest -= bias
+        lowest -= self._signed(layout.LOWS, low, high, numbers.dtype)
+        return numbers
 
-    def _write_vwaps(self, vwap: Floats, prices: Floats, low: int, high: int) -> None:
+    def _price_type(self, steps: Whole) -> np.dtype[np.signedinteger[Any]]:
+        """Return int32, in which half as much memory is moved, wherever it cannot overflow."""
+        closes = self._segments[layout.CLOSES]
+        most = abs(closes.base) + len(steps) * (int(np.maximum.reduce(steps)) + abs(closes.bias))
+        for segment in (layout.OPENS, layout.HIGHS, layout.LOWS):
+            of = self._segments[segment]
+            most += 256**of.planes + abs(of.bias)
+        return np.dtype(np.int32 if 2 * most < 2**31 else np.int64)
+
+    def _write_vwaps(self, vwap: Floats, prices: Whole, low: int, high: int) -> None:
         of = self._segments[layout.VWAPS]
         if of.kind in (CONSTANT, BITS):
             self._write_column(layout.VWAPS, vwap, low, high)
             return
         digits = of.exponent - self._segments[layout.CLOSES].exponent
         guess_vwap(prices[HIGH], prices[LOW], digits, vwap)
-        self._add(layout.VWAPS, vwap, low, high)
+        small = of.planes <= 3 and abs(of.bias) < 2**30
+        vwap += self._signed(layout.VWAPS, low, high, np.dtype(np.int32 if small else np.int64))
         _divide(vwap, of)
+
+    def _signed(
+        self, segment: int, low: int, high: int, as_type: np.dtype[np.signedinteger[Any]]
+    ) -> Whole:
+        numbers: NDArray[Any] = self._row(segment, low, high).astype(as_type)
+        if bias := self._segments[segment].bias:
+            numbers += as_type.type(bias)
+        return numbers
 
     def _write_column(self, segment: int, out: Floats, low: int, high: int) -> None:
         """Write a column that follows no other."""
@@ -254,15 +280,10 @@ class Chunk:
         elif of.kind == BITS:
             out[:] = unpack_bits(self._row(segment, 0, high))[low:]
         else:
-            np.add(self._row(segment, low, high), float(of.bias), out=out)
+            out[:] = self._row(segment, low, high)
+            if of.bias:
+                out += float(of.bias)
             _divide(out, of)
-
-    def _add(self, segment: int, out: Floats, low: int, high: int) -> None:
-        of = self._segments[segment]
-        if of.planes:
-            np.add(out, self._row(segment, low, high), out=out)
-        if of.bias:
-            out += of.bias
 
     def _write_patches(self, values: Floats, low: int, high: int) -> None:
         steps = self._row(layout.PLACES)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from marketdata.types import Floats, Int64s
 
-type Unsigned = NDArray[np.unsignedinteger[Any]]
+type Whole = NDArray[np.integer[Any]]
 
 CONSTANT, SCALED, SINGLE, BITS = range(4)
 """How a column is kept: one value for all bars; whole numbers over a power of ten; the same, and
@@ -63,13 +63,13 @@ def pack_bits(values: Floats) -> Packed:
     return pack(changed, kind=BITS)
 
 
-def unpack(planes: NDArray[np.uint8]) -> Unsigned:
+def unpack(planes: NDArray[np.uint8]) -> Whole:
     """Return the numbers whose bytes are the columns of `planes`, in the narrowest unsigned type; a
     view where it can be."""
     most, count = planes.shape
     if most == 1:
         return planes.reshape(-1)
-    if most <= _ADDED:
+    if most in _ADDED:
         return _added(planes)
     width = _WIDTHS[most]
     matrix = (np.empty if width == most else np.zeros)((count, width), np.uint8)
@@ -78,26 +78,26 @@ def unpack(planes: NDArray[np.uint8]) -> Unsigned:
     return matrix.reshape(-1).view(_TYPES[width])
 
 
-def _added(planes: NDArray[np.uint8]) -> Unsigned:
+def _added(planes: NDArray[np.uint8]) -> Whole:
     """Add plane to plane, from the highest down: for few of them quicker than laying bytes side by
     side, which no vector instruction does."""
-    wide = np.uint16 if len(planes) == 2 else np.uint32
-    numbers: Unsigned = np.multiply(planes[-1], _BYTE, dtype=wide)
-    for place in range(len(planes) - 2, -1, -1):
-        numbers += planes[place]
-        if place:
-            numbers *= _BYTE
+    wide = _ADDED[len(planes)]
+    numbers: NDArray[Any] = planes[-1].astype(wide)
+    for plane in planes[-2::-1]:
+        numbers <<= _OCTET
+        numbers |= plane.astype(wide)
     return numbers
 
 
-def unpack_bits(numbers: Unsigned) -> Floats:
+def unpack_bits(numbers: Whole) -> Floats:
     """Return the floats of `pack_bits`."""
     bits = numbers.astype(np.uint64)
     np.bitwise_xor.accumulate(bits, out=bits)
     return bits.view(np.float64)
 
 
-_ADDED: Final = 4
-_BYTE: Final = np.uint16(256)
+# Three bytes fit a signed number too, which becomes a float in half the time.
+_ADDED: Final = {2: np.uint16, 3: np.int32, 4: np.uint32}
+_OCTET: Final = np.uint8(8)
 _WIDTHS: Final = (1, 1, 2, 4, 4, 8, 8, 8, 8)
 _TYPES: Final = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}

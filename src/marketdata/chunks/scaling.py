@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marketdata.types import Bools, Floats
 
@@ -58,8 +59,8 @@ def scale(values: Floats, least: int = 0) -> Scaled | None:
     return None
 
 
-def divide(numbers: Floats, exponent: int, single: bool, out: Floats) -> None:
-    """Write the values that `numbers` stand for to `out`, which may be `numbers`."""
+def divide(numbers: NDArray[Any], exponent: int, single: bool, out: Floats) -> None:
+    """Write the values that `numbers`, of any type, stand for to `out`, which may be `numbers`."""
     if exponent:
         np.divide(numbers, float(10**exponent), out=out)
     elif out is not numbers:
@@ -68,10 +69,11 @@ def divide(numbers: Floats, exponent: int, single: bool, out: Floats) -> None:
         out[:] = out.astype(np.float32)
 
 
-def guess_vwap(high: Floats, low: Floats, digits: int, out: Floats) -> None:
+def guess_vwap(high: NDArray[Any], low: NDArray[Any], digits: int, out: Floats) -> None:
     """Write the middle of high and low, as whole numbers with `digits` (1 or more) more digits.
 
-    Whole, because half a ten is: sum and product are exact, the same on every machine.
+    Whole, because half a ten is: sum and product are exact, the same on every machine. `high` and
+    `low` may be of a narrower type if that holds their sum.
     """
     np.add(high, low, out=out)
     out *= 10**digits // 2

@@ -108,7 +108,7 @@ def export(
         with (
             _unwound_by_sigterm(),
             _file(to, place, wanted, force) as file,
-            progress(settings.progress, label, None) as shown,
+            progress(settings.progress, label) as shown,
         ):
 
             def show(report: ExportReport) -> None:

@@ -136,7 +136,7 @@ def import_(
         )
         how = times_of(statement.timeframe, tz, time_format, dates)
         trace = FetchTrace()
-        with progress(settings.progress, "import", None) as shown:
+        with progress(settings.progress, "import") as shown:
 
             def show(report: ImportReport) -> None:
                 if shown is not None:

@@ -19,7 +19,7 @@ from psycopg import sql
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from marketdata.errors import ConfigurationError
@@ -51,6 +51,10 @@ class _BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """
 
     answer_timeout: float | None = None
+    made = 0.0
+    """When, by `time.monotonic`."""
+    rested = False
+    """Whether it has lain in the pool, where it can have died unnoticed."""
 
     def wait[RV](self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         try:
@@ -60,6 +64,14 @@ class _BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
             if error.sqlstate is None and unanswered and timeout is None:
                 self.pgconn.finish()  # whatever comes now would be read as another's answer
             raise
+
+
+class _StaleConnectionError(Exception):
+    """A connection had died in the pool; nothing was asked of it yet."""
+
+    def __init__(self, found: psycopg.Error) -> None:
+        super().__init__(found)
+        self.found = found
 
 
 class Database:
@@ -109,9 +121,10 @@ class Database:
         self._parameters = _connection_parameters(url, connect_timeout, application_name)
         self._answer_timeout = statement_timeout + _ANSWER_GRACE
         self._silent_until = 0.0
+        self._lost_at = -math.inf
         self._pool_size = pool_size
         self._pool_timeout = pool_timeout
-        self._settings = sql.SQL(
+        settings = sql.SQL(
             "SET LOCAL TimeZone = 'UTC'; SET LOCAL search_path = {}, pg_temp;"
             "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {};"
             "SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off;"
@@ -122,6 +135,8 @@ class Database:
             sql.Literal(round(lock_timeout * 1000)),
             sql.Literal(round(statement_timeout * 1000)),
         )
+        # Rendered once: every transaction begins with them.
+        self._settings = sql.SQL(settings.as_string())
         self._lock = threading.Lock()
         # Threads queue here and not in the pool, which wakes nobody when a connection cannot be
         # made: they would wait out their time behind a server that is down.
@@ -157,16 +172,25 @@ class Database:
             self._engine = None
 
     def _make_engine(self) -> Engine:
-        return create_engine(
+        # No ping before use: what opens a transaction is one, see `_transaction`.
+        engine = create_engine(
             "postgresql+psycopg://",
             creator=self.connect,
             poolclass=QueuePool,
             pool_size=self._pool_size,
             max_overflow=0,
-            pool_pre_ping=True,
             pool_use_lifo=True,
             use_native_hstore=False,
         )
+        event.listen(engine, "checkin", _note_rest)
+        event.listen(engine, "checkout", self._refuse_older)
+        return engine
+
+    def _refuse_older(self, raw: Driver, *_: object) -> None:
+        """Have the pool replace a connection that is older than the last one lost: what ended that
+        one, such as a restart, has probably ended the others."""
+        if isinstance(raw, _BoundedConnection) and raw.made <= self._lost_at:
+            raise sqlalchemy.exc.DisconnectionError
 
     def connect(self) -> Driver:
         """Open one connection outside the pool; the caller closes it."""
@@ -179,6 +203,7 @@ class Database:
             self._silent_until = time.monotonic() + _SILENCE_REMEMBERED
             raise
         raw.answer_timeout = self._answer_timeout
+        raw.made = time.monotonic()
         register_loaders(raw)
         register_arrays(raw)
         return raw
@@ -223,13 +248,17 @@ class Database:
             Translated from PostgreSQL's errors; nothing was stored, except that after a second
             loss of the connection during COMMIT it may have been.
         """
-        conflicts = losses = 0
+        conflicts = losses = stale = 0
         while True:
             opened = False
             try:
                 with self._transaction(snapshot, patient, opening) as connection:
                     opened = True
                     return work(connection)
+            except _StaleConnectionError as error:
+                stale += 1
+                if stale > self._pool_size:
+                    raise translate(error.found, self.address) from error.found
             except FOREIGN as error:
                 if (ended := _ended_by(error)) is not None:
                     raise ended from None
@@ -281,11 +310,12 @@ class Database:
                 try:
                     # Not SQLAlchemy's options: undone, they make the connection's next
                     # transactions READ WRITE, whatever default_transaction_read_only says.
-                    raw.execute(opening)
+                    _open(raw, opening)
                     yield connection
                 except BaseException:
                     if raw.closed:
                         # SQLAlchemy has not seen it die: COPY goes past it.
+                        self._lost_at = time.monotonic()
                         connection.invalidate()
                     raise
 
@@ -299,6 +329,20 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _open(raw: Driver, opening: sql.Composed) -> None:
+    try:
+        raw.execute(opening)
+    except psycopg.Error as error:
+        if raw.closed and isinstance(raw, _BoundedConnection) and raw.rested:
+            raise _StaleConnectionError(error) from error
+        raise
+
+
+def _note_rest(raw: Driver | None, _: object) -> None:
+    if isinstance(raw, _BoundedConnection):
+        raw.rested = True
 
 
 def driver(connection: Connection) -> Driver:

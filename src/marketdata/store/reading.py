@@ -41,7 +41,7 @@ from psycopg import sql
 from sqlalchemy import Connection
 
 from marketdata.clock import from_micros, to_micros
-from marketdata.errors import StoreError, StoreUnavailableError
+from marketdata.errors import StoreUnavailableError
 from marketdata.pausing import SNAPSHOT_TAKEN, pause_point
 from marketdata.protocols import ReadRequest, SeriesState
 from marketdata.spans import Span, intersect, subtract
@@ -52,6 +52,7 @@ from marketdata.store.sealed_reading import (
     Received,
     SealedShare,
     SealedSpans,
+    check_order,
     copy_sealed,
     opened,
     read_corrections,
@@ -313,18 +314,17 @@ def _one_row(raw: Driver, statement: LiteralString) -> tuple[Any, ...]:
 
 
 def _assembled(key: SeriesKey, found: _Found, number: int) -> Bars:
-    bars = bars_from_blocks(found.columns[number])
-    if number in found.sealed:
-        bars = with_sealed(
-            key,
-            bars,
-            found.chunks.pop(number, {}),
-            found.sealed[number],
-            found.corrections.get(number),
-        )
-    if not (bars.timestamp[1:] > bars.timestamp[:-1]).all():
-        raise StoreError(f"bars of {key} did not come back in order")
-    return bars
+    rows = bars_from_blocks(found.columns[number])
+    check_order(key, rows)
+    if number not in found.sealed:
+        return rows
+    return with_sealed(
+        key,
+        rows,
+        found.chunks.pop(number, {}),
+        found.sealed[number],
+        found.corrections.get(number),
+    )
 
 
 def _spans(key: SeriesKey, spans: Sequence[Span]) -> list[Span]:

@@ -160,7 +160,14 @@ def with_sealed(
     both = Bars.concat([bars, rows])
     if len(bars) and bars.timestamp[-1] > rows.timestamp[0]:
         both = both.take(np.argsort(both.timestamp))  # rows between sealed days
+    check_order(key, both)
     return both
+
+
+def check_order(key: SeriesKey, bars: Bars) -> None:
+    """Raise `StoreError` unless the labels ascend. Those of one chunk always do."""
+    if not (bars.timestamp[1:] > bars.timestamp[:-1]).all():
+        raise StoreError(f"bars of {key} did not come back in order")
 
 
 def _follow(rows: Bars, spans: Sequence[Span]) -> bool:
@@ -175,12 +182,14 @@ def _decoded(
 ) -> Bars:
     """Return the bars of chunks inside a normal list of spans, and those that follow."""
     ordered = sorted(chunks)
-    sound = []
+    sound: list[Chunk] = []
     for span in ordered:
         with naming(key, span):
             found = chunks[span]
             chunk = found if isinstance(found, Chunk) else Chunk(found)
             check_ends(chunk.first, chunk.last, span)
+        if sound and chunk.first <= sound[-1].last:
+            raise StoreError(f"chunks of {key} overlap at {from_micros(chunk.first)}")
         sound.append(chunk)
     whole = Span(spans[0].start, spans[-1].end)
     try:
