@@ -41,6 +41,7 @@ class Adopting:
         self._adopted = False
         self.states = store.states
         self.read = store.read
+        self.read_planned = store.read_planned
         self.trail = store.trail
 
     @property

@@ -27,7 +27,6 @@ BARS_WRITTEN: Final = "store.bars-written"
 COVERAGE_WRITTEN: Final = "store.coverage-written"
 FLOOR_RAISED: Final = "store.floor-raised"
 COMMITTED: Final = "store.committed"
-READ_PLANNED: Final = "read.planned"
 SNAPSHOT_TAKEN: Final = "read.snapshot-taken"
 STORE_READ: Final = "read.store-read"
 FLIGHT_CLAIMED: Final = "fetch.claimed"
@@ -52,7 +51,6 @@ POINTS: Final[dict[str, str]] = {
     COVERAGE_WRITTEN: "bars and coverage are written, Redis still serves the old, nothing is committed",
     FLOOR_RAISED: "Redis serves the series' blocks no more, nothing is committed",
     COMMITTED: "PostgreSQL has committed, Redis and everybody else know nothing of it",
-    READ_PLANNED: "a reader knows that all it needs is covered, and has read none of it",
     SNAPSHOT_TAKEN: "a reader's snapshot of PostgreSQL is open and told its coverage, no bar is read",
     STORE_READ: "a reader holds bars from PostgreSQL and has not put them into Redis",
     FLIGHT_CLAIMED: "series are claimed by a flight, nothing has been asked",

@@ -6,7 +6,7 @@ contract suite per port runs against every implementation (``tests/contracts``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Literal, Protocol
@@ -147,6 +147,10 @@ class BeforeCommit(Protocol):
     def __call__(self, revisions: Mapping[SeriesKey, int], /) -> None: ...
 
 
+type ReadPlan = Callable[[Mapping[SeriesKey, SeriesState]], Sequence[ReadRequest]]
+"""Decides by the states of series what is read of them; one request a series."""
+
+
 class BarStore(Protocol):
     """The durable tier. Every method may raise `StoreError`."""
 
@@ -163,6 +167,17 @@ class BarStore(Protocol):
         """Return state and bars of each request from one snapshot.
 
         Bars are ascending, unique, labelled within the request's span, and own their memory.
+        """
+        ...
+
+    def read_planned(
+        self, keys: Sequence[SeriesKey], plan: ReadPlan
+    ) -> tuple[dict[SeriesKey, SeriesState], dict[SeriesKey, Bars]]:
+        """Return the state of every key and, from the same snapshot, the bars that `plan` asks for
+        when it is told the states.
+
+        `plan` is called inside a transaction, again where that has to be repeated, and not at all
+        without keys: it must be quick, and ask no store.
         """
         ...
 

@@ -5,9 +5,9 @@ The life of one read, top to bottom:
 1. `Reader.read` asks the cache for every series in one round trip and keeps the blocks that cover
    the window (`_from_cache`).
 2. For the rest it asks the store what it covers, plans, fetches the gaps (`fetching`), and plans
-   again until nothing is missing (`_fill`).
-3. It reads bars and coverage from one snapshot of the store, derives coarser timeframes, writes the
-   newest bars back to the cache (`stored_reading`), and answers.
+   again until nothing is missing; then the bars come from the same snapshot of the store (`_fill`).
+3. It derives coarser timeframes, writes the newest bars back to the cache (`stored_reading`), and
+   answers.
 
 Series that hold fewer bars than a ``limit`` asks for go round again with a wider window.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -37,7 +37,7 @@ from marketdata.errors import (
 )
 from marketdata.fetching import Fetcher, Progress
 from marketdata.planning import Segment, Segments
-from marketdata.protocols import BarCache, BarStore, Broker, SeriesState
+from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, SeriesState
 from marketdata.queries import BarsQuery
 from marketdata.spans import Span
 from marketdata.stored_reading import Filled, States, StoredReader, missing_of
@@ -68,6 +68,18 @@ class _Call:
         """Leave out symbols found unknown meanwhile, or not to be had."""
         out = {*self.answer.unknown, *self.answer.trace.unknown, *self.answer.failed}
         return {s: span for s, span in spans.items() if s not in out}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the states of a moment mean for a read."""
+
+    plans: Mapping[str, Sequence[Segment]] = field(default_factory=dict)
+    missing: Mapping[SeriesKey, Sequence[Span]] = field(default_factory=dict)
+    requests: Sequence[ReadRequest] = ()
+    """What is to be read; nothing unless all of it is covered."""
+    learnt: bool = False
+    """Whether the broker's settle delay was another one in the end."""
 
 
 class Reader:
@@ -174,7 +186,7 @@ class Reader:
         while spans:
             filled = self._fill(call, spans, delay)
             delay = filled.delay
-            if self._stored.read(call.query, call.now_us, filled, call.answer):
+            if self._stored.answer(call.query, call.now_us, filled, call.answer):
                 spans = self._wider(call, filled.spans)
             else:
                 spans = dict(filled.spans)
@@ -239,11 +251,12 @@ class Reader:
 
     def states(self, query: BarsQuery, symbols: Sequence[str]) -> dict[SeriesKey, SeriesState]:
         """Return the states of every stored series that may answer `query`."""
+        return self._store.states(self._keys(query, symbols))
+
+    def _keys(self, query: BarsQuery, symbols: Iterable[str]) -> list[SeriesKey]:
         caps = self._broker.capabilities(query.feed)
         bases = {option.base for option in caps.bases[query.timeframe]}
-        return self._store.states(
-            [query.key(s).with_timeframe(base) for s in symbols for base in bases]
-        )
+        return [query.key(s).with_timeframe(base) for s in symbols for base in bases]
 
     def covered(self, query: BarsQuery, symbols: Sequence[str]) -> list[str]:
         """Return those of `symbols` that need no broker, as far as coverage tells: a sparse series
@@ -275,8 +288,8 @@ class Reader:
         )
 
     def _fill(self, call: _Call, spans: Mapping[str, Span], delay: int) -> Filled:
-        """Plan and fetch until nothing asked is missing; return the plan that then holds. `delay`
-        is the settle delay by which `spans` were planned."""
+        """Plan and fetch until nothing asked is missing; return the plan that then holds, with its
+        bars. `delay` is the settle delay by which `spans` were planned."""
         query, trace = call.query, call.answer.trace
         rounds = 0
         while rounds < _MOST_ROUNDS:
@@ -286,11 +299,10 @@ class Reader:
                 delay = self._settle_delay(query)
                 spans = self.planned_spans(query, list(spans), call.now_us)
             spans = call.known(spans)
-            states = self.states(query, list(spans))
-            plans = self._plans(call, spans, states)
-            missing = missing_of(query, plans, states, self._calendar())
-            if delay != self._settle_delay(query):
-                continue  # learnt while planning: spans and plans are to be of one delay
+            plan, filled = self._planned(call, spans, delay)
+            if plan.learnt:
+                continue  # spans and plans are to be of one delay
+            missing = plan.missing
             lost = {key.symbol: call.lost[key] for key in missing if key in call.lost}
             call.lost.clear()
             if lost:
@@ -298,7 +310,7 @@ class Reader:
                 continue
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
-                return Filled(spans, plans, states, delay)
+                return filled
             walks = trace.walks
             self._fetch(call, missing, delay)
             # A round that only waited for other callers proves nothing: the deadline bounds those.
@@ -308,6 +320,28 @@ class Reader:
             asked=str(query.key(query.symbols[0])),
             cure="this is a defect: please report it with the output of marketdata explain",
         )
+
+    def _planned(self, call: _Call, spans: Mapping[str, Span], delay: int) -> tuple[_Plan, Filled]:
+        """Plan by what the store covers, and if nothing is missing read it in the same transaction:
+        whoever drops bars afterwards is too late for this read."""
+        made = _Plan()
+
+        def plan(states: States) -> Sequence[ReadRequest]:
+            nonlocal made
+            made = self._plan(call, spans, states, delay)
+            return made.requests
+
+        states, bars = self._store.read_planned(self._keys(call.query, spans), plan)
+        return made, Filled(spans, made.plans, states, made.requests, bars, delay)
+
+    def _plan(self, call: _Call, spans: Mapping[str, Span], states: States, delay: int) -> _Plan:
+        query = call.query
+        plans = self._plans(call, spans, states)
+        missing = missing_of(query, plans, states, self._calendar())
+        learnt = delay != self._settle_delay(query)
+        whole = not missing and not learnt
+        requests = self._stored.requests(query, plans, states) if whole else []
+        return _Plan(plans, missing, requests, learnt)
 
     def _settle_delay(self, query: BarsQuery) -> int:
         return self._broker.capabilities(query.feed).settle_delay

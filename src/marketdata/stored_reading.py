@@ -1,4 +1,4 @@
-"""The last step of a read: bars of stored series from one snapshot, derived and filtered.
+"""The last step of a read: bars of stored series, derived and filtered.
 
 What was read fills the cache. A query as of an earlier moment leaves it alone, and what was
 observed later is replaced by what the trail says was there before (`bar_history`).
@@ -13,7 +13,7 @@ from marketdata import bar_history, caching, planning, resample
 from marketdata.answers import Answer, SeriesAnswer
 from marketdata.bar_history import Resting, Trail
 from marketdata.calendars import TradingCalendar
-from marketdata.pausing import READ_PLANNED, STORE_READ, pause_point
+from marketdata.pausing import STORE_READ, pause_point
 from marketdata.planning import Segment
 from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, SeriesState
 from marketdata.queries import BarsQuery, select
@@ -25,11 +25,14 @@ States = Mapping[SeriesKey, SeriesState]
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What is asked of the store once nothing is missing from it."""
+    """A plan from which nothing is missing, and what it asked of the store."""
 
     spans: Mapping[str, Span]
     plans: Mapping[str, Sequence[Segment]]
     states: States
+    requests: Sequence[ReadRequest]
+    bars: Mapping[SeriesKey, Bars]
+    """Of each request, from the snapshot that told `states`."""
     delay: int
     """The broker's settle delay in microseconds, by which `spans` were planned."""
 
@@ -51,7 +54,7 @@ def missing_of(
 
 
 class StoredReader:
-    """Reads what is covered, and leaves the newest of it in the cache."""
+    """Answers with what is stored, and leaves the newest of it in the cache."""
 
     def __init__(
         self,
@@ -65,22 +68,19 @@ class StoredReader:
         self._broker = broker
         self._calendar = calendar
 
-    def read(self, query: BarsQuery, now_us: int, filled: Filled, answer: Answer) -> bool:
-        """Read every symbol's segments from one snapshot, derive, filter, and fill the cache; put
-        the series into `answer`.
+    def answer(self, query: BarsQuery, now_us: int, filled: Filled, answer: Answer) -> bool:
+        """Derive every symbol's bars from its segments, filter, and fill the cache; put the series
+        into `answer`.
 
-        Return False, and answer nothing, where that snapshot covers less than was planned with:
-        what is too old, or damaged, may be dropped at any time.
+        Return False, and answer nothing, where bars are asked for as of an earlier moment and less
+        of their trail is left than was planned with: what is too old, or damaged, may be dropped
+        at any time.
         """
-        requests = self._read_requests(query, filled.plans, filled.states)
-        read = {request.key: request.span for request in requests}
-        pause_point(READ_PLANNED)
-        found = self._store.read(requests)
-        if self._has_shrunk(query, filled, {key: state for key, (state, _) in found.items()}):
-            return False
+        read = {request.key: request.span for request in filled.requests}
+        found = {key: (filled.states[key], bars) for key, bars in filled.bars.items()}
         trails: dict[SeriesKey, Trail] = {}
         if query.as_of_us is not None:
-            trails = self._store.trail(requests, query.as_of_us)
+            trails = self._store.trail(filled.requests, query.as_of_us)
             # Retention drops trail and bars together: what had both before still has both.
             if self._has_shrunk(query, filled, self._store.states(list(found))):
                 return False
@@ -152,7 +152,7 @@ class StoredReader:
             missing_of(query, changed, {**filled.states, **states}, self._calendar())
         )
 
-    def _read_requests(
+    def requests(
         self, query: BarsQuery, plans: Mapping[str, Sequence[Segment]], states: States
     ) -> list[ReadRequest]:
         """Return one request a stored series: all its segments, widened to a whole cache block

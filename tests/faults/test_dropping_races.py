@@ -10,7 +10,7 @@ import pytest
 
 from marketdata.caching import BlocksFromStore
 from marketdata.clock import from_micros
-from marketdata.pausing import READ_PLANNED
+from marketdata.pausing import SNAPSHOT_TAKEN
 from marketdata.store.connection import Driver
 from marketdata.store.observed import Observed
 from marketdata.store.retention import Retention
@@ -25,7 +25,7 @@ KEY = SeriesKey("sandbox", "sip", "AAPL", Timeframe.MIN_1)
 
 
 @pytest.mark.parametrize("timeframe", ["1min", "5min"])
-def test_what_is_dropped_while_somebody_reads_it_is_fetched_again(
+def test_what_is_dropped_while_somebody_reads_it_is_read_to_the_end(
     stack: Stack, timeframe: str
 ) -> None:
     asked = {"start": "2024-03-11", "end": "2024-03-14"}
@@ -39,11 +39,15 @@ def test_what_is_dropped_while_somebody_reads_it_is_fetched_again(
 
     stack.flush_redis()
     stack.forget_calls()
-    with acting_at(READ_PLANNED, drop):
+    with acting_at(SNAPSHOT_TAKEN, drop):
         again = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
     assert dropped[0]
     same(first, again)
-    assert tiers(again) == "broker:1"
+    assert tiers(again) == "postgres:1"
+    assert stack.calls(BARS) == 0, "it had been planned by what there was"
+    later = stack.client.get_bars("AAPL", timeframe, **asked)  # type: ignore[arg-type]
+    same(first, later)
+    assert tiers(later) == "broker:1"
     assert stack.calls(BARS) == 1, "only what was dropped"
 
 

@@ -216,12 +216,16 @@ def test_a_reader_keeps_its_moment_while_bars_are_sealed_and_the_month_is_to_be_
     outcomes: list[bool] = []
 
     def read_slowly(connection: Connection) -> Any:
-        found = made.store._reader._read(driver(connection), [ReadRequest(AAPL, Span(0, 1))])
+        def read(span: Span) -> Any:
+            return made.store._reader._read(
+                driver(connection), [AAPL], lambda _: [ReadRequest(AAPL, span)]
+            )
+
+        found = read(Span(0, 1))
         made.seal("2023-12-09")
         outcomes.append(made.retention.drop_if_empty(date(2023, 12, 1)))
         assert_same_bars(stored(made.store, december), bars)  # others see the chunks
-        request = [ReadRequest(AAPL, december)]
-        return found, made.store._reader._read(driver(connection), request)
+        return found, read(december)
 
     _, found = made.store.database.run(read_slowly, snapshot=True, opening=reading._OPENING)
     assert_same_bars(reading._assembled(AAPL, found, 0), bars)

@@ -215,11 +215,15 @@ def test_a_damaged_month_keeps_its_quarter_from_being_joined_and_loses_nothing(
 
 def test_a_reader_keeps_its_moment_while_months_are_joined(months: SealedStore):
     def read_slowly(connection: Connection) -> Any:
-        raw = driver(connection)
-        months.store._reader._read(raw, [ReadRequest(AAPL, Span(0, 1))])
+        def read(span: Span) -> Any:
+            return months.store._reader._read(
+                driver(connection), [AAPL], lambda _: [ReadRequest(AAPL, span)]
+            )
+
+        read(Span(0, 1))
         months.seal(BEFORE)
         assert months.chunks() == JOINED
-        return months.store._reader._read(raw, [ReadRequest(AAPL, SPAN)])
+        return read(SPAN)
 
     found = months.store.database.run(read_slowly, snapshot=True, opening=reading._OPENING)
     assert len(found.chunks[0]) == 9

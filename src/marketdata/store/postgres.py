@@ -16,6 +16,7 @@ from marketdata.protocols import (
     FlightOutcome,
     FlightTicket,
     Priority,
+    ReadPlan,
     ReadRequest,
     SeriesState,
 )
@@ -144,6 +145,12 @@ class PostgresStore:
     def read(self, requests: Sequence[ReadRequest]) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
         """See `BarStore.read`."""
         return self._reader.read(requests)
+
+    def read_planned(
+        self, keys: Sequence[SeriesKey], plan: ReadPlan
+    ) -> tuple[dict[SeriesKey, SeriesState], dict[SeriesKey, Bars]]:
+        """See `BarStore.read_planned`."""
+        return self._reader.read_planned(keys, plan)
 
     def commit(
         self, commits: Sequence[Commit], before_commit: BeforeCommit | None = None

@@ -43,7 +43,7 @@ from sqlalchemy import Connection
 from marketdata.clock import from_micros, to_micros
 from marketdata.errors import StoreUnavailableError
 from marketdata.pausing import SNAPSHOT_TAKEN, pause_point
-from marketdata.protocols import ReadRequest, SeriesState
+from marketdata.protocols import ReadPlan, ReadRequest, SeriesState
 from marketdata.spans import Span, intersect, subtract
 from marketdata.store.connection import Database, Driver, driver
 from marketdata.store.failures import judge
@@ -146,9 +146,10 @@ class _Shared(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What one read brought from its snapshot; everything by number of request."""
+    """What one read brought from its snapshot; its bars by number of request."""
 
-    states: list[SeriesState]
+    states: dict[SeriesKey, SeriesState]
+    requests: Sequence[ReadRequest]
     columns: list[list[Sequence[bytes]]]
     sealed: dict[int, list[Span]]
     """The part of the request that is sealed."""
@@ -214,13 +215,18 @@ class BarReader:
 
     def read(self, requests: Sequence[ReadRequest]) -> dict[SeriesKey, tuple[SeriesState, Bars]]:
         """Return state and bars of each request from one snapshot; one request per series."""
-        if not requests:
-            return {}
-        if len({request.key for request in requests}) < len(requests):
-            raise ValueError("one request per series and read")
+        states, bars = self.read_planned([request.key for request in requests], lambda _: requests)
+        return {key: (states[key], found) for key, found in bars.items()}
+
+    def read_planned(
+        self, keys: Sequence[SeriesKey], plan: ReadPlan
+    ) -> tuple[dict[SeriesKey, SeriesState], dict[SeriesKey, Bars]]:
+        """See `BarStore.read_planned`."""
+        if not keys:
+            return {}, {}
 
         def work(connection: Connection) -> _Found:
-            return self._read(driver(connection), requests)
+            return self._read(driver(connection), keys, plan)
 
         try:
             found = self._database.run(work, snapshot=True, opening=_OPENING)
@@ -228,14 +234,17 @@ class BarReader:
             _log.info("long reads will use one connection: %s", refusal.__cause__)
             self._alone = True
             found = self._database.run(work, snapshot=True, opening=_OPENING)
-        return {
-            request.key: (found.states[number], _assembled(request.key, found, number))
-            for number, request in enumerate(requests)
+        return found.states, {
+            request.key: _assembled(request.key, found, number)
+            for number, request in enumerate(found.requests)
         }
 
-    def _read(self, raw: Driver, requests: Sequence[ReadRequest]) -> _Found:
-        states, corrected = _states(raw, [request.key for request in requests])
+    def _read(self, raw: Driver, keys: Sequence[SeriesKey], plan: ReadPlan) -> _Found:
+        states, corrected = _states(raw, keys)
         pause_point(SNAPSHOT_TAKEN)
+        requests = plan(states)
+        if len({request.key for request in requests}) < len(requests):
+            raise ValueError("one request per series and read")
         blocks: list[list[_Block]] = []
         sealed: list[SealedSpans] = []
         count = 0
@@ -251,7 +260,8 @@ class BarReader:
         pile = _Pile([*shares(sealed), *_chunks(requests, blocks)])
         self._work_off(raw, pile)
         return _Found(
-            states=[states[request.key] for request in requests],
+            states=states,
+            requests=requests,
             columns=[
                 [pile.columns[b.number] for b in own if b.number in pile.columns] for own in blocks
             ],

@@ -55,7 +55,7 @@ OUTSIDE: Final = (
 WRITING: Final = (
     pausing.BARS_WRITTEN, pausing.COVERAGE_WRITTEN, pausing.FLOOR_RAISED, pausing.COMMITTED,
 )  # fmt: skip
-READING: Final = (pausing.READ_PLANNED, pausing.SNAPSHOT_TAKEN, pausing.STORE_READ)
+READING: Final = (pausing.SNAPSHOT_TAKEN, pausing.STORE_READ)
 MEANWHILE: Final = ("seal", "unseal", "retain", "backfill", "flush", "wait", "cycle", "read")
 INSIDE: Final = (
     pausing.BARS_WRITTEN, pausing.COVERAGE_WRITTEN, pausing.FLOOR_RAISED, pausing.SEAL_READ,
@@ -701,7 +701,7 @@ class Machine(RuleBasedStateMachine):
         """Another client does something while an operation stands at a pause point."""
         other = (who + other) % CLIENTS
         # Whoever holds a flight there must not be waited for.
-        claimed = outer == "cycle" or point not in (pausing.READ_PLANNED, pausing.STORE_READ)
+        claimed = outer == "cycle" or point != pausing.STORE_READ
         if claimed:  # a backfill does not wait
             inner = ["backfill" if each == "cycle" else each for each in inner]
         self.note(
