@@ -64,13 +64,13 @@ def pack_bits(values: Floats) -> Packed:
 
 
 def unpack(planes: NDArray[np.uint8]) -> Whole:
-    """Return the numbers whose bytes are the columns of `planes`, in the narrowest unsigned type; a
-    view where it can be."""
+    """Return the numbers whose bytes are the columns of `planes`, in a narrow type that holds them;
+    a view where it can be."""
     most, count = planes.shape
     if most == 1:
         return planes.reshape(-1)
-    if most in _ADDED:
-        return _added(planes)
+    if most in _SHIFTED:
+        return _shifted(planes)
     width = _WIDTHS[most]
     matrix = (np.empty if width == most else np.zeros)((count, width), np.uint8)
     for place, plane in enumerate(planes):
@@ -78,10 +78,11 @@ def unpack(planes: NDArray[np.uint8]) -> Whole:
     return matrix.reshape(-1).view(_TYPES[width])
 
 
-def _added(planes: NDArray[np.uint8]) -> Whole:
-    """Add plane to plane, from the highest down: for few of them quicker than laying bytes side by
-    side, which no vector instruction does."""
-    wide = _ADDED[len(planes)]
+def _shifted(planes: NDArray[np.uint8]) -> Whole:
+    """Shift in plane after plane, from the highest down: for few of them quicker than laying bytes
+    side by side, which no vector instruction does. Each is widened first: numpy is slow where two
+    types meet in one operation."""
+    wide = _SHIFTED[len(planes)]
     numbers: NDArray[Any] = planes[-1].astype(wide)
     for plane in planes[-2::-1]:
         numbers <<= _OCTET
@@ -97,7 +98,7 @@ def unpack_bits(numbers: Whole) -> Floats:
 
 
 # Three bytes fit a signed number too, which becomes a float in half the time.
-_ADDED: Final = {2: np.uint16, 3: np.int32, 4: np.uint32}
+_SHIFTED: Final = {2: np.uint16, 3: np.int32, 4: np.uint32}
 _OCTET: Final = np.uint8(8)
 _WIDTHS: Final = (1, 1, 2, 4, 4, 8, 8, 8, 8)
 _TYPES: Final = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}

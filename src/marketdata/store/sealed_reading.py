@@ -155,10 +155,8 @@ def with_sealed(
         revisions = np.zeros(len(bars), np.int64)
         number = int(corrected.number[0])
         bars = apply(corrected, Observed.of(number, bars, revisions)).live().bars()
-    if not len(rows):
-        return bars
     both = Bars.concat([bars, rows])
-    if len(bars) and bars.timestamp[-1] > rows.timestamp[0]:
+    if len(bars) and len(rows) and bars.timestamp[-1] > rows.timestamp[0]:
         both = both.take(np.argsort(both.timestamp))  # rows between sealed days
     check_order(key, both)
     return both
@@ -188,8 +186,8 @@ def _decoded(
             found = chunks[span]
             chunk = found if isinstance(found, Chunk) else Chunk(found)
             check_ends(chunk.first, chunk.last, span)
-        if sound and chunk.first <= sound[-1].last:
-            raise StoreError(f"chunks of {key} overlap at {from_micros(chunk.first)}")
+            if sound and chunk.first <= sound[-1].last:
+                raise StoreError("they overlap with what is stored of the days before")
         sound.append(chunk)
     whole = Span(spans[0].start, spans[-1].end)
     try:
