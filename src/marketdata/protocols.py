@@ -176,8 +176,9 @@ class BarStore(Protocol):
         """Return the state of every key and, from the same snapshot, the bars that `plan` asks for
         when it is told the states.
 
-        `plan` is called inside a transaction, again where that has to be repeated, and not at all
-        without keys: it must be quick, and ask no store.
+        `plan` asks for series among `keys`. It is called inside a transaction, again where that has
+        to be repeated, and not at all without keys: it must be quick, change nothing, and ask no
+        store. What it raises comes through.
         """
         ...
 

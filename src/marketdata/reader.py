@@ -41,7 +41,7 @@ from marketdata.protocols import BarCache, BarStore, Broker, ReadRequest, Series
 from marketdata.queries import BarsQuery
 from marketdata.spans import Span
 from marketdata.stored_reading import Filled, States, StoredReader, missing_of
-from marketdata.types import DAY, SeriesKey
+from marketdata.types import DAY, Bars, SeriesKey
 from marketdata.verdicts import Verdicts
 
 log = logging.getLogger("marketdata.reader")
@@ -70,16 +70,20 @@ class _Call:
         return {s: span for s, span in spans.items() if s not in out}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Plan:
     """What the states of a moment mean for a read."""
 
-    plans: Mapping[str, Sequence[Segment]] = field(default_factory=dict)
+    parts: dict[str, list[Segment]] = field(default_factory=dict)
     missing: Mapping[SeriesKey, Sequence[Span]] = field(default_factory=dict)
     requests: Sequence[ReadRequest] = ()
     """What is to be read; nothing unless all of it is covered."""
     learnt: bool = False
     """Whether the broker's settle delay was another one in the end."""
+    failed: dict[str, MarketDataError] = field(default_factory=dict)
+    """In a tolerant read, symbols of which the broker's reach ends too early."""
+    short: dict[str, MarketDataError] = field(default_factory=dict)
+    """The same where the last bars are asked for: see `_Call.short`."""
 
 
 class Reader:
@@ -190,6 +194,7 @@ class Reader:
                 spans = self._wider(call, filled.spans)
             else:
                 spans = dict(filled.spans)
+            del filled  # and its bars, before others are read
 
     def planned_spans(
         self, query: BarsQuery, symbols: Sequence[str], now_us: int
@@ -299,9 +304,11 @@ class Reader:
                 delay = self._settle_delay(query)
                 spans = self.planned_spans(query, list(spans), call.now_us)
             spans = call.known(spans)
-            plan, filled = self._planned(call, spans, delay)
+            plan, states, bars = self._planned(call, spans, delay)
             if plan.learnt:
                 continue  # spans and plans are to be of one delay
+            call.answer.failed |= plan.failed
+            call.short.update(plan.short)
             missing = plan.missing
             lost = {key.symbol: call.lost[key] for key in missing if key in call.lost}
             call.lost.clear()
@@ -310,7 +317,7 @@ class Reader:
                 continue
             if not missing:
                 call.answer.unknown = sorted({*call.answer.unknown, *trace.unknown})
-                return filled
+                return Filled(spans, plan.parts, states, plan.requests, bars, delay)
             walks = trace.walks
             self._fetch(call, missing, delay)
             # A round that only waited for other callers proves nothing: the deadline bounds those.
@@ -321,10 +328,12 @@ class Reader:
             cure="this is a defect: please report it with the output of marketdata explain",
         )
 
-    def _planned(self, call: _Call, spans: Mapping[str, Span], delay: int) -> tuple[_Plan, Filled]:
+    def _planned(
+        self, call: _Call, spans: Mapping[str, Span], delay: int
+    ) -> tuple[_Plan, States, dict[SeriesKey, Bars]]:
         """Plan by what the store covers, and if nothing is missing read it in the same transaction:
         whoever drops bars afterwards is too late for this read."""
-        made = _Plan()
+        made = _Plan()  # of no symbols
 
         def plan(states: States) -> Sequence[ReadRequest]:
             nonlocal made
@@ -332,37 +341,30 @@ class Reader:
             return made.requests
 
         states, bars = self._store.read_planned(self._keys(call.query, spans), plan)
-        return made, Filled(spans, made.plans, states, made.requests, bars, delay)
+        return made, states, bars
 
     def _plan(self, call: _Call, spans: Mapping[str, Span], states: States, delay: int) -> _Plan:
-        query = call.query
-        plans = self._plans(call, spans, states)
-        missing = missing_of(query, plans, states, self._calendar())
-        learnt = delay != self._settle_delay(query)
-        whole = not missing and not learnt
-        requests = self._stored.requests(query, plans, states) if whole else []
-        return _Plan(plans, missing, requests, learnt)
-
-    def _settle_delay(self, query: BarsQuery) -> int:
-        return self._broker.capabilities(query.feed).settle_delay
-
-    def _plans(
-        self, call: _Call, spans: Mapping[str, Span], states: States
-    ) -> dict[str, list[Segment]]:
-        query = call.query
-        plans: dict[str, list[Segment]] = {}
+        """Changes nothing of `call`: a transaction that is repeated plans anew."""
+        query, plan = call.query, _Plan()
         for symbol, span in spans.items():
-            plan = self.segments(query, symbol, span, states, call.now_us)
-            if plan.too_old and (call.tolerance or query.window.limit is None):
-                error = self._too_old(query, symbol, plan.too_old[0])
+            found = self.segments(query, symbol, span, states, call.now_us)
+            if found.too_old and (call.tolerance or query.window.limit is None):
+                error = self._too_old(query, symbol, found.too_old[0])
                 if call.tolerance is None:
                     raise error
                 if query.window.limit is None:
-                    call.answer.failed[symbol] = error
+                    plan.failed[symbol] = error
                     continue
-                call.short[symbol] = error
-            plans[symbol] = plan.parts
-        return plans
+                plan.short[symbol] = error
+            plan.parts[symbol] = found.parts
+        plan.missing = missing_of(query, plan.parts, states, self._calendar())
+        plan.learnt = delay != self._settle_delay(query)
+        if not plan.missing and not plan.learnt:
+            plan.requests = self._stored.requests(query, plan.parts, states)
+        return plan
+
+    def _settle_delay(self, query: BarsQuery) -> int:
+        return self._broker.capabilities(query.feed).settle_delay
 
     def _fetch(self, call: _Call, missing: Mapping[SeriesKey, Sequence[Span]], delay: int) -> None:
         deadline = call.deadline

@@ -25,7 +25,7 @@ States = Mapping[SeriesKey, SeriesState]
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A plan from which nothing is missing, and what it asked of the store."""
+    """A plan from which nothing is missing, and the bars it asked of the store."""
 
     spans: Mapping[str, Span]
     plans: Mapping[str, Sequence[Segment]]

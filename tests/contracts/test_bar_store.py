@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -74,6 +74,42 @@ def test_nothing_asked_is_nothing_answered(store: BarStore):
     assert store.states([]) == {}
     assert store.read([]) == {}
     assert store.commit([]) == {}
+
+
+def test_a_plan_is_told_the_states_and_says_what_is_read_of_them(store: BarStore):
+    span = minutes(0, 30)
+    commit = commit_of(span)
+    store.commit([commit])
+    told: list[Mapping[SeriesKey, SeriesState]] = []
+
+    def plan(states: Mapping[SeriesKey, SeriesState]) -> list[ReadRequest]:
+        told.append(states)
+        return [ReadRequest(key, minutes(0, 10)) for key, state in states.items() if state.coverage]
+
+    states, bars = store.read_planned([MSFT, AAPL], plan)
+    assert told == [states]
+    assert states == store.states([AAPL, MSFT])
+    assert bars.keys() == {AAPL}
+    assert_same_bars(bars[AAPL], commit.bars.within(minutes(0, 10)))
+    assert store.read_planned([AAPL], lambda _: []) == ({AAPL: states[AAPL]}, {})
+    assert store.read_planned([], plan) == ({}, {})
+    assert len(told) == 1
+
+
+def test_a_plan_that_fails_leaves_nothing_behind(store: BarStore):
+    class OwnError(Exception):
+        pass
+
+    def plan(_: object) -> list[ReadRequest]:
+        raise OwnError
+
+    for _ in range(20):  # more often than there are connections
+        with pytest.raises(OwnError):
+            store.read_planned([AAPL], plan)
+    twice = [ReadRequest(AAPL, minutes(0, 1)), ReadRequest(AAPL, minutes(5, 6))]
+    with pytest.raises(ValueError, match="one request per series"):
+        store.read_planned([AAPL], lambda _: twice)
+    assert store.states([AAPL]) == {AAPL: SeriesState()}
 
 
 def test_the_epoch_tells_stores_apart_and_stays(store: BarStore):

@@ -51,6 +51,25 @@ def test_what_is_dropped_while_somebody_reads_it_is_read_to_the_end(
     assert stack.calls(BARS) == 1, "only what was dropped"
 
 
+def test_what_is_dropped_between_bars_and_their_trail_is_fetched_again(stack: Stack) -> None:
+    asked = {"start": "2024-03-11", "end": "2024-03-14", "as_of": "2024-03-14T12:00-04:00"}
+    first = stack.client.get_bars("AAPL", "1min", **asked)  # type: ignore[arg-type]
+    running = runtime(stack.client)
+    before = running.calendar().midnight_of(date(2024, 3, 13))
+    dropped: list[int] = []
+
+    def drop() -> None:
+        if not dropped:
+            dropped.append(Retention(running.store.database).cut(KEY, before))
+
+    stack.forget_calls()
+    with acting_at(SNAPSHOT_TAKEN, drop):
+        again = stack.client.get_bars("AAPL", "1min", **asked)  # type: ignore[arg-type]
+    assert dropped[0]
+    same(first, again)
+    assert stack.calls(BARS) == 1, "only what was dropped"
+
+
 def test_a_block_never_covers_what_was_dropped(stack: Stack) -> None:
     stack.client.get_bars("AAPL", "1min", limit=500)
     running = runtime(stack.client)

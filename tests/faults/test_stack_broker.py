@@ -207,7 +207,9 @@ def test_fault_06_callers_who_waited_for_the_refused_one_are_served(
     assert statuses == [200, 403]
 
 
-@pytest.mark.parametrize("step", ["planned_spans", "_fill", "states", "segments", "_fetch"])
+@pytest.mark.parametrize(
+    "step", ["planned_spans", "_fill", "_planned", "_plan", "segments", "_fetch"]
+)
 @pytest.mark.filterwarnings("ignore::marketdata.DelayedDataWarning")
 def test_a_delay_learnt_while_another_call_plans(
     make_stack: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch, step: str

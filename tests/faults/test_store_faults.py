@@ -133,7 +133,7 @@ def test_fault_16_sessions_that_died_at_rest_use_up_no_attempt(
 
     assert side_by_side() == []
     assert terminate_all(database_url) >= 4
-    # All four are found dead, each by another thread, before anything was asked of them.
+    # Whoever finds one dead takes another, before anything was asked of it.
     assert side_by_side() == []
 
     assert terminate_all(database_url) >= 4

@@ -146,6 +146,26 @@ def test_after_one_loss_older_connections_are_replaced_unasked(
     assert proxy.connections == 8
 
 
+def test_who_finds_out_late_about_a_loss_does_not_condemn_what_was_made_since(database_url: str):
+    cut: list[int] = []
+
+    def inside(connection: Connection) -> None:
+        connection.execute(text("SELECT 1"))
+        if not cut:
+            cut.append(proxy.cut())
+            connection.execute(text("SELECT 2"))  # found out at once, made up for
+
+    def outside(connection: Connection) -> None:
+        connection.execute(text("SELECT 3"))
+        store.database.run(inside)
+        connection.execute(text("SELECT 4"))  # found out now
+
+    with FlakyProxy(database_url) as proxy, PostgresStore(proxy.url) as store:
+        store.database.run(outside)
+        # two that were cut, the one that made up for it, and one beside that
+        assert (cut, proxy.connections) == ([2], 4)
+
+
 def test_a_statement_that_takes_too_long_is_cut(database_url: str):
     with migrated_store(database_url, statement_timeout=0.8) as store:
         with pytest.raises(StoreUnavailableError, match="time limit"):

@@ -214,6 +214,16 @@ def test_an_intact_checksum_over_nonsense_is_an_error(spoil: str):
         decode_chunk(struct.pack("<4sHHI", b"mdck", 1, 7, crc32(body)) + body)
 
 
+def test_labels_without_a_unit_are_an_error():
+    bars = Bars(FIRST + np.arange(300) * MINUTE, minute_bars(300).values)
+    data = bytearray(encoded(bars))
+    struct.pack_into("<q", data, 40 + 12, 0)
+    struct.pack_into("<q", data, 24, FIRST)
+    body = bytes(data[12:])
+    with pytest.raises(StoreError, match="ascend"):
+        decode_bars(struct.pack("<4sHHI", b"mdck", 1, 7, crc32(body)) + body)
+
+
 def test_labels_that_stand_still_are_an_error():
     bars = Bars(FIRST + np.arange(300) * MINUTE, minute_bars(300).values)
     data = encoded(bars)

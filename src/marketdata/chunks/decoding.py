@@ -214,11 +214,12 @@ class Chunk:
 
     def _write_times(self, time: Int64s) -> None:
         steps = self._row(layout.TIMES)
-        if self.count > 1 and not np.minimum.reduce(steps[1:]):
+        unit = self._segments[layout.TIMES].base
+        if self.count > 1 and (unit < 1 or not np.minimum.reduce(steps[1:])):
             raise ValueError("its timestamps do not ascend")
         # The cast first, the sum in place: a sum that casts as it goes takes twice as long.
         time[:] = steps
-        time *= self._segments[layout.TIMES].base
+        time *= unit
         time[0] += self.first
         np.cumsum(time, out=time)
         if time[-1] != self.last:

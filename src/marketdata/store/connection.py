@@ -172,7 +172,7 @@ class Database:
             self._engine = None
 
     def _make_engine(self) -> Engine:
-        # No ping before use: what opens a transaction is one, see `_transaction`.
+        # No ping before use: what opens a transaction is one, see `_open`.
         engine = create_engine(
             "postgresql+psycopg://",
             creator=self.connect,
@@ -189,8 +189,13 @@ class Database:
     def _refuse_older(self, raw: Driver, *_: object) -> None:
         """Have the pool replace a connection that is older than the last one lost: what ended that
         one, such as a restart, has probably ended the others."""
-        if isinstance(raw, _BoundedConnection) and raw.made <= self._lost_at:
+        if isinstance(raw, _BoundedConnection) and raw.rested and raw.made <= self._lost_at:
             raise sqlalchemy.exc.DisconnectionError
+
+    def _note_loss(self, raw: Driver) -> None:
+        # Whoever finds out late about an earlier loss does not condemn what was made since.
+        if isinstance(raw, _BoundedConnection) and raw.made > self._lost_at:
+            self._lost_at = time.monotonic()
 
     def connect(self) -> Driver:
         """Open one connection outside the pool; the caller closes it."""
@@ -227,7 +232,8 @@ class Database:
 
         `work` must be idempotent: it runs again after a deadlock or a serialisation failure
         (boundedly, with jitter), and once after the connection was lost or refused, even lost
-        during COMMIT, when nobody knows whether the first attempt counted.
+        during COMMIT, when nobody knows whether the first attempt counted. A connection that had
+        died in the pool is replaced and does not count.
 
         Parameters
         ----------
@@ -314,8 +320,8 @@ class Database:
                     yield connection
                 except BaseException:
                     if raw.closed:
+                        self._note_loss(raw)
                         # SQLAlchemy has not seen it die: COPY goes past it.
-                        self._lost_at = time.monotonic()
                         connection.invalidate()
                     raise
 

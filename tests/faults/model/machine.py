@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -257,7 +258,7 @@ class Machine(RuleBasedStateMachine):
     def compare(
         self, frame: pd.DataFrame, arguments: dict[str, Any], allowed: Sequence[dict[str, Bars]]
     ) -> None:
-        """Hold an answer against what may be answered."""
+        """Hold an answer against what may be answered of each symbol, wherever that is known."""
         single = isinstance(arguments["symbols"], str)
         found = bars_of(frame, arguments["symbols"])
         shape = frames.single_frame(Bars.empty(), "UTC")
@@ -268,9 +269,12 @@ class Machine(RuleBasedStateMachine):
             raise Violation(f"{arguments}: not the index of a frame of bars: {frame.index.dtype}")
         limit = arguments.get("limit")
         for symbol, bars in found.items():
-            if limit is not None and len(bars) < min(*(len(e[symbol]) for e in allowed), limit):
+            known = [each[symbol] for each in allowed if symbol in each]
+            if not known:
+                continue
+            if limit is not None and len(bars) < min(*map(len, known), limit):
                 raise Violation(f"{arguments} at {self.world.clock!r}: {len(bars)} bars; {told}")
-            problem = differs(bars, [each[symbol] for each in allowed])
+            problem = differs(bars, known)
             if problem:
                 raise Violation(f"{arguments} at {self.world.clock!r}: {symbol}: {problem}; {told}")
 
@@ -578,6 +582,14 @@ class Machine(RuleBasedStateMachine):
         except Violation:
             return []
 
+    def answerable(self, query: BarsQuery) -> dict[str, Bars]:
+        """Return what the dictionary answers now of those symbols of which it has all."""
+        found: dict[str, Bars] = {}
+        for symbol in query.symbols:
+            with suppress(Violation):
+                found[symbol] = self.ledger.expected(query, symbol, self.world.now)
+        return found
+
     @rule(
         who=CLIENT,
         what=st.sampled_from(("read", "read", "cycle", "seal", "unseal", "retain", "backfill")),
@@ -814,7 +826,8 @@ class Machine(RuleBasedStateMachine):
         self.note(f"a crowd reads {arguments} beside {job or 'nothing'}")
         self.tally.counts["crowds"] += 1
         queries = [self.query(each) for each in arguments]
-        before = [self.allowed(query) for query in queries]
+        # By symbol: one that lacks nothing may be read as it is while another is being fetched.
+        before = [self.answerable(query) for query in queries]
         snapshots = {
             (s, feed): self.snapshot(s, feed)
             for s in self.symbols
@@ -854,11 +867,10 @@ class Machine(RuleBasedStateMachine):
             if job == "cycle":
                 self.compare_midway(found[at], arguments[at], query, snapshots)
                 continue
-            allowed = [*before[at], *self.allowed(query)]
-            if not allowed and job != "retain":
-                allowed = [self.expected(query, self.world.now)]
-            if allowed:
-                self.compare(found[at], arguments[at], allowed)
+            after = self.allowed(query)
+            if not after and job != "retain" and len(before[at]) < len(query.symbols):
+                after = [self.expected(query, self.world.now)]
+            self.compare(found[at], arguments[at], [before[at], *after])
 
     def snapshot(self, symbol: str, feed: str) -> tuple[Bars, Int64s]:
         """Return the minutes that the dictionary has of a series, and the labels it covers."""
