@@ -208,8 +208,8 @@ def _reading(store: PostgresStore, url: str) -> Iterator[Row]:
             "rows": lambda: ours(_key("ROWS")),
             "ADBC": adbc,
         }
-        best = take_turns(contenders, 15)
-        best |= take_turns({"read_sql": read_sql}, 3)
+        best = take_turns(contenders, 7)
+        best |= take_turns({"read_sql": read_sql}, 2)
     engine.dispose()
     size = f"{count:,} bars"
     what = "read sealed, after a night"

@@ -59,8 +59,7 @@ def test_what_is_dropped_between_bars_and_their_trail_is_fetched_again(stack: St
     dropped: list[int] = []
 
     def drop() -> None:
-        if not dropped:
-            dropped.append(Retention(running.store.database).cut(KEY, before))
+        dropped.append(Retention(running.store.database).cut(KEY, before))
 
     stack.forget_calls()
     with acting_at(SNAPSHOT_TAKEN, drop):

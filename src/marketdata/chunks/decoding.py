@@ -198,8 +198,7 @@ class Chunk:
             self._write_column(layout.VWAPS, values[VWAP], low, high)
         else:
             numbers = self._price_numbers(low, high)
-            of = self._segments[layout.CLOSES]
-            divide(numbers, of.exponent, of.kind == SINGLE, values[layout.PRICES])
+            _divide(numbers, self._segments[layout.CLOSES], values[layout.PRICES])
             self._write_vwaps(values[VWAP], numbers, low, high)
         self._write_patches(values, low, high)
 
@@ -263,7 +262,7 @@ class Chunk:
         guess_vwap(prices[HIGH], prices[LOW], digits, vwap)
         small = of.planes <= 3 and abs(of.bias) < 2**30
         vwap += self._signed(layout.VWAPS, low, high, np.dtype(np.int32 if small else np.int64))
-        _divide(vwap, of)
+        _divide(vwap, of, vwap)
 
     def _signed(
         self, segment: int, low: int, high: int, as_type: np.dtype[np.signedinteger[Any]]
@@ -284,7 +283,7 @@ class Chunk:
             out[:] = self._row(segment, low, high)
             if of.bias:
                 out += float(of.bias)
-            _divide(out, of)
+            _divide(out, of, out)
 
     def _write_patches(self, values: Floats, low: int, high: int) -> None:
         steps = self._row(layout.PLACES)
@@ -300,5 +299,5 @@ class Chunk:
         values[columns, rows] = patches
 
 
-def _divide(numbers: Floats, of: Segment) -> None:
-    divide(numbers, of.exponent, of.kind == SINGLE, numbers)
+def _divide(numbers: NDArray[Any], of: Segment, out: Floats) -> None:
+    divide(numbers, of.exponent, of.kind == SINGLE, out)

@@ -258,7 +258,7 @@ class Machine(RuleBasedStateMachine):
     def compare(
         self, frame: pd.DataFrame, arguments: dict[str, Any], allowed: Sequence[dict[str, Bars]]
     ) -> None:
-        """Hold an answer against what may be answered of each symbol, wherever that is known."""
+        """Hold an answer against what may be answered of each symbol."""
         single = isinstance(arguments["symbols"], str)
         found = bars_of(frame, arguments["symbols"])
         shape = frames.single_frame(Bars.empty(), "UTC")
@@ -270,8 +270,6 @@ class Machine(RuleBasedStateMachine):
         limit = arguments.get("limit")
         for symbol, bars in found.items():
             known = [each[symbol] for each in allowed if symbol in each]
-            if not known:
-                continue
             if limit is not None and len(bars) < min(*map(len, known), limit):
                 raise Violation(f"{arguments} at {self.world.clock!r}: {len(bars)} bars; {told}")
             problem = differs(bars, known)
@@ -868,9 +866,11 @@ class Machine(RuleBasedStateMachine):
                 self.compare_midway(found[at], arguments[at], query, snapshots)
                 continue
             after = self.allowed(query)
-            if not after and job != "retain" and len(before[at]) < len(query.symbols):
+            whole = len(before[at]) == len(query.symbols)
+            if not after and not whole and job != "retain":
                 after = [self.expected(query, self.world.now)]
-            self.compare(found[at], arguments[at], [before[at], *after])
+            if after or whole:
+                self.compare(found[at], arguments[at], [before[at], *after])
 
     def snapshot(self, symbol: str, feed: str) -> tuple[Bars, Int64s]:
         """Return the minutes that the dictionary has of a series, and the labels it covers."""
